@@ -1,0 +1,1 @@
+//! Samples to findings: the drift regression and its verdict.

@@ -1,0 +1,87 @@
+//! The command line: one file a subcommand. This file holds what they share: exit codes, `--format`, errors as prose.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// How a command ended, when it could start. Maps to the exit code contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// 0: did what was asked; nothing wrong was found.
+    Passed,
+    /// 1: a leak, a crash, a gate that fails.
+    Failed,
+    /// 3: no answer either way.
+    Inconclusive,
+}
+
+/// Why a command could not start (exit code 2): one message that names file, line and remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CannotStart(pub String);
+
+impl CannotStart {
+    /// Prose from any displayable error.
+    pub fn because(error: impl std::fmt::Display) -> Self {
+        CannotStart(error.to_string())
+    }
+}
+
+/// What every subcommand's `execute` returns.
+pub type Done = Result<Outcome, CannotStart>;
+
+/// Facts for people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs; field names are a contract.
+    Json,
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "soakd",
+    version,
+    about = "Soak a GPU server for 48 hours, and know whether it leaks",
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The version, as `--version` prints it.
+    #[command(hide = true)]
+    Version,
+}
+
+/// Parses `args` (program name first), runs the subcommand, and maps its outcome to the exit code contract:
+/// 0 passed, 1 failed, 2 could not start, 3 inconclusive.
+pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // a closed stdout or stderr leaves nobody to tell
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let done: Done = match cli.command {
+        Command::Version => {
+            println!("soakd {}", env!("CARGO_PKG_VERSION"));
+            Ok(Outcome::Passed)
+        }
+    };
+    match done {
+        Ok(Outcome::Passed) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::from(1),
+        Ok(Outcome::Inconclusive) => ExitCode::from(3),
+        Err(error) => {
+            eprintln!("soakd: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

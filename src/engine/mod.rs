@@ -1,0 +1,117 @@
+//! The inference engine: GGUF weights, one llama forward pass, and two back ends for it.
+//!
+//! [`Engine`] is all that the worker sees. A back end owns its weights, its KV cache and its buffers; everything is
+//! allocated when it is made and nothing in the loop. Tokens are greedy (argmax; the lowest id wins a tie), and a
+//! slot's tokens do not depend on what else is in the batch, bit for bit.
+
+/// What a loaded model is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFacts {
+    /// `general.name` of the file, or `synthetic:NAME`.
+    pub name: String,
+    /// Tokens in the vocabulary.
+    pub vocab: u32,
+    /// Transformer blocks.
+    pub layers: u32,
+    /// Model width (embedding length).
+    pub width: u32,
+    /// Longest context that a slot can hold, tokens.
+    pub context_tokens: u32,
+    /// Weight bytes read to decode one token at one stream (the embedding row, not its table).
+    pub weight_bytes_per_token: u64,
+    /// All weight bytes.
+    pub weight_bytes: u64,
+    /// Tensor types and how many tensors have each, such as `Q4_K: 193, Q6_K: 33, F32: 65`.
+    pub types: String,
+}
+
+/// Bytes that an engine knows it holds. Mapped weights on the CPU are the page cache's and are not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Host memory: KV cache, buffers, weights generated or repacked.
+    pub host_bytes: u64,
+    /// Device memory allocated through the driver; `None` on the CPU.
+    pub device_bytes: Option<u64>,
+}
+
+/// Tokens to feed into one slot in one step: a whole prompt (prefill), or the one token decoded last.
+#[derive(Debug, Clone, Copy)]
+pub struct Feed<'a> {
+    /// Which stream; each has its own KV cache and position.
+    pub slot: usize,
+    /// At least one token; each below `vocab`.
+    pub tokens: &'a [u32],
+}
+
+/// What a step gave for one fed slot, in the order of the feeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    /// Which stream.
+    pub slot: usize,
+    /// Greedy choice after the last fed token.
+    pub token: u32,
+    /// Hash of the bits of that position's logits: what silent corruption changes first.
+    pub logits_hash: u64,
+}
+
+/// A loaded model with `slots` streams. Made by a back end's own constructor.
+pub trait Engine: Send {
+    /// What is loaded.
+    fn facts(&self) -> &ModelFacts;
+    /// How many streams it was made for.
+    fn slots(&self) -> usize;
+    /// Bytes it holds now.
+    fn held(&self) -> Held;
+    /// Feeds all of `batch` (distinct slots) and appends one [`Next`] per feed to `out`.
+    fn step(&mut self, batch: &[Feed<'_>], out: &mut Vec<Next>) -> Result<(), EngineError>;
+    /// Empties a slot: its next feed starts at position 0.
+    fn reset(&mut self, slot: usize);
+    /// Logits of the last position that `slot` was fed, `[vocab]`, as of its last step.
+    fn logits(&mut self, slot: usize) -> Result<Vec<f32>, EngineError>;
+}
+
+/// Why an engine could not be made, or could not go on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum EngineError {
+    /// The file cannot be read or mapped.
+    #[error("{path}: {reason}")]
+    File {
+        /// Which file.
+        path: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The file is not what it says it is, or has something that this engine does not run.
+    #[error("{path}: {what}: {reason}")]
+    Model {
+        /// Which file, or `synthetic:NAME`.
+        path: String,
+        /// Which tensor or metadata key.
+        what: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Too little memory.
+    #[error("{what} needs {needed_bytes} bytes, and {free_bytes} are free")]
+    Memory {
+        /// What did not fit.
+        what: String,
+        /// How much it needed.
+        needed_bytes: u64,
+        /// How much there was.
+        free_bytes: u64,
+    },
+    /// The device or its driver failed; the worker must end.
+    #[error("{operation}: CUDA error {code} ({name})")]
+    Device {
+        /// Which call.
+        operation: String,
+        /// The driver's number.
+        code: i32,
+        /// The driver's name for it, or `unknown`.
+        name: String,
+    },
+    /// The caller asked for what cannot be (slot, token or context out of range).
+    #[error("{0}")]
+    Request(String),
+}

@@ -1,0 +1,1 @@
+//! Outbox row to delivered, retry or permanent failure.

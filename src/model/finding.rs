@@ -1,0 +1,91 @@
+//! A finding is a verdict with its evidence and its shape. The JSON field names are a contract (`soakd analyze`).
+
+use serde::{Deserialize, Serialize};
+
+/// The three answers of an equivalence test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The whole interval lies inside the tolerance.
+    Within,
+    /// The whole interval lies outside.
+    Outside,
+    /// Neither can be said.
+    Inconclusive,
+}
+
+impl Verdict {
+    /// As it is stored and printed.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Within => "within",
+            Verdict::Outside => "outside",
+            Verdict::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+/// What the growth looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shape {
+    /// No growth that could be told from noise.
+    None,
+    /// A leak linear in time.
+    Linear,
+    /// A leak linear in requests.
+    PerRequest,
+    /// A cache or warm-up with an asymptote.
+    Saturating,
+    /// One or a few jumps that stayed.
+    Step,
+    /// A garbage collector's ramp and fall, with a level floor.
+    Sawtooth,
+}
+
+impl Shape {
+    /// As it is stored and printed.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Shape::None => "none",
+            Shape::Linear => "linear",
+            Shape::PerRequest => "per_request",
+            Shape::Saturating => "saturating",
+            Shape::Step => "step",
+            Shape::Sawtooth => "sawtooth",
+        }
+    }
+}
+
+/// What the analysis says of one series at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The answer.
+    pub verdict: Verdict,
+    /// The growth's shape.
+    pub shape: Shape,
+    /// Best estimate of the bytes gained over the horizon (48 h unless configured).
+    pub drift_bytes: f64,
+    /// 95 % interval of it, `[lo, hi]`.
+    pub drift_ci95_bytes: [f64; 2],
+    /// Bytes per hour, at the present rate.
+    pub slope_bytes_per_hour: f64,
+    /// Bytes per request, where requests are known and the growth goes with them.
+    pub slope_bytes_per_request: Option<f64>,
+    /// The smallest drift over the horizon that this run could call outside, with what it has seen so far.
+    pub minimum_detectable_drift_bytes: f64,
+    /// Samples seen.
+    pub samples: u64,
+    /// Seconds from the first to the last.
+    pub span_s: f64,
+    /// When the tolerance will have been used up: `[earliest, latest]` of the 95 % interval; `None` if it will not within ten horizons.
+    pub crossing_unix_s: Option<[f64; 2]>,
+    /// Where a saturating series is heading.
+    pub asymptote_bytes: Option<f64>,
+    /// True once this series has rung (error controlled under continuous looking); it stays true.
+    pub alarmed: bool,
+    /// When it rang first.
+    pub first_alarm_unix_s: Option<f64>,
+}

@@ -1,0 +1,1 @@
+//! NVML, /proc and cgroup readings.

@@ -1,0 +1,1 @@
+//! Alert rules: pending, firing, resolved; send or not, with the reason.

@@ -1,0 +1,1 @@
+//! The child process that does the inference, and its protocol.
