@@ -1,10 +1,11 @@
-//! Plain types that every room speaks: time, samples, events, series, findings, alerts, runs.
+//! Plain types that every room speaks: time, samples, events, series, findings, alerts, mails, runs.
 //!
 //! No IO, no clock, no SQL. A raw reading and what is derived from it are different types.
 
 pub mod alert;
 pub mod event;
 pub mod finding;
+pub mod mail;
 pub mod run;
 pub mod sample;
 pub mod series;

@@ -1,1 +1,3 @@
 //! Facts to text, HTML and plots.
+
+pub mod mail;
