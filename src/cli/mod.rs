@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand. This file holds what they share: exit codes, `--format`, errors as prose.
 
+pub mod analyze;
+
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -54,6 +56,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Judge whether the memory in a CSV file drifts by more than the tolerance.
+    Analyze(analyze::Args),
     /// The version, as `--version` prints it.
     #[command(hide = true)]
     Version,
@@ -70,6 +74,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         }
     };
     let done: Done = match cli.command {
+        Command::Analyze(args) => analyze::execute(&args),
         Command::Version => {
             println!("soakd {}", env!("CARGO_PKG_VERSION"));
             Ok(Outcome::Passed)

@@ -1,0 +1,203 @@
+//! Reads `unix_s,bytes[,segment[,requests]]` line by line, so that a file of any size fits. What cannot be read ends in a
+//! message with file, line and remedy; what can be mended is mended, counted and said.
+
+use super::CannotStart;
+use crate::model::series::Point;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+/// What was mended on the way.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Notes {
+    /// Data rows read.
+    pub rows: u64,
+    /// Rows whose bytes were empty, NaN or infinite: treated as gaps.
+    pub unusable: u64,
+    /// Rows that carried the same time as the row before.
+    pub duplicates: u64,
+    /// Rows whose time lay before the row above them.
+    pub backward: u64,
+    /// True if the rows had to be sorted by time.
+    pub sorted: bool,
+}
+
+impl Notes {
+    /// One sentence for each thing that a reader should know.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if self.unusable > 0 {
+            out.push(format!("{} rows without a finite number of bytes were taken as gaps", self.unusable));
+        }
+        if self.duplicates > 0 {
+            out.push(format!("{} rows repeat the time of the row before; all count", self.duplicates));
+        }
+        if self.sorted {
+            out.push(format!("{} rows were out of order; the file was sorted by time", self.backward));
+        } else if self.backward > 0 {
+            out.push(format!("the clock stepped back {} times; the steps were taken out", self.backward));
+        }
+        out
+    }
+}
+
+/// Rows out of order beyond this share of all are a shuffled file, not a clock that stepped.
+const SHUFFLED_SHARE: f64 = 0.001;
+/// ... and at least this many.
+const SHUFFLED_MIN: u64 = 8;
+/// Rows that are sorted in memory at most (about 640 MB of points).
+const SORT_ROWS_MAX: u64 = 20_000_000;
+
+/// Streams the points of the file at `path` into `take`.
+pub fn read(path: &Path, take: &mut dyn FnMut(Point)) -> Result<Notes, CannotStart> {
+    let order = scan(path, &mut |_| {})?;
+    let shuffled = order.backward >= SHUFFLED_MIN && order.backward as f64 > SHUFFLED_SHARE * order.rows as f64;
+    if !shuffled {
+        return scan(path, take);
+    }
+    if order.rows > SORT_ROWS_MAX {
+        return Err(CannotStart(format!(
+            "{}: {} rows are out of order and the file is too large to sort here; sort it by time first, for example \
+             with sort -t, -k1,1n",
+            path.display(),
+            order.backward
+        )));
+    }
+    let mut points = Vec::with_capacity(order.rows as usize);
+    scan(path, &mut |point| points.push(point))?;
+    points.sort_by(|a, b| a.unix_s.total_cmp(&b.unix_s));
+    points.into_iter().for_each(take);
+    Ok(Notes { sorted: true, ..order })
+}
+
+/// Which field of a row holds what.
+struct Columns {
+    unix_s: usize,
+    bytes: usize,
+    segment: Option<usize>,
+    requests: Option<usize>,
+}
+
+fn scan(path: &Path, take: &mut dyn FnMut(Point)) -> Result<Notes, CannotStart> {
+    let fail = |line: u64, what: String| CannotStart(format!("{}:{line}: {what}", path.display()));
+    let file = File::open(path)
+        .map_err(|e| CannotStart(format!("cannot read {}: {e}; give the path of a CSV file", path.display())))?;
+    let mut reader = BufReader::with_capacity(1 << 16, file);
+    let mut line = Vec::new();
+    let mut number = 0_u64;
+    let mut columns: Option<Columns> = None;
+    let mut notes = Notes::default();
+    let mut last_unix_s = f64::NEG_INFINITY;
+    loop {
+        line.clear();
+        let got = reader.take_line(&mut line).map_err(|e| fail(number + 1, format!("cannot read on: {e}")))?;
+        if got == 0 {
+            break;
+        }
+        number += 1;
+        let text = std::str::from_utf8(&line)
+            .map_err(|_| fail(number, "this line is not text; is it really a CSV file?".into()))?
+            .trim_start_matches('\u{feff}')
+            .trim();
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let Some(columns) = &columns else {
+            columns = Some(header(text).map_err(|what| fail(number, what))?);
+            continue;
+        };
+        let point = row(text, columns).map_err(|what| fail(number, what))?;
+        notes.rows += 1;
+        let Some(point) = point else {
+            notes.unusable += 1;
+            continue;
+        };
+        if point.unix_s == last_unix_s {
+            notes.duplicates += 1;
+        } else if point.unix_s < last_unix_s {
+            notes.backward += 1;
+        }
+        last_unix_s = point.unix_s;
+        take(point);
+    }
+    if columns.is_none() {
+        return Err(CannotStart(format!(
+            "{} is empty; it needs the header unix_s,bytes[,segment[,requests]] and rows",
+            path.display()
+        )));
+    }
+    if notes.rows == 0 {
+        return Err(CannotStart(format!("{} has a header but no rows; nothing can be said", path.display())));
+    }
+    Ok(notes)
+}
+
+/// The longest line that is read; a longer one is no row of ours.
+const LINE_BYTES_MAX: u64 = 4096;
+
+trait TakeLine {
+    fn take_line(&mut self, line: &mut Vec<u8>) -> std::io::Result<usize>;
+}
+
+impl<R: BufRead> TakeLine for R {
+    /// One line, bounded, so that a file without line ends cannot fill memory.
+    fn take_line(&mut self, line: &mut Vec<u8>) -> std::io::Result<usize> {
+        let got = std::io::Read::take(&mut *self, LINE_BYTES_MAX).read_until(b'\n', line)?;
+        if got as u64 == LINE_BYTES_MAX && line.last() != Some(&b'\n') {
+            return Err(std::io::Error::other(format!("the line is longer than {LINE_BYTES_MAX} bytes")));
+        }
+        Ok(got)
+    }
+}
+
+fn header(text: &str) -> Result<Columns, String> {
+    let names: Vec<String> = text.split(',').map(|s| s.trim().trim_matches('"').to_ascii_lowercase()).collect();
+    let at = |name: &str| names.iter().position(|n| n == name);
+    let need = |name: &str| {
+        at(name).ok_or_else(|| {
+            format!(
+                "the header lacks the column {name} (found: {text}); it should read unix_s,bytes[,segment[,requests]]"
+            )
+        })
+    };
+    Ok(Columns { unix_s: need("unix_s")?, bytes: need("bytes")?, segment: at("segment"), requests: at("requests") })
+}
+
+/// One row; `None` where the reading is missing (empty, NaN or infinite), which is a gap.
+fn row(text: &str, columns: &Columns) -> Result<Option<Point>, String> {
+    let mut fields = [""; 16];
+    let mut count = 0;
+    for field in text.split(',') {
+        if count == fields.len() {
+            return Err("more than 16 fields; is it really a CSV file of ours?".into());
+        }
+        fields[count] = field.trim().trim_matches('"');
+        count += 1;
+    }
+    let get = |index: usize, name: &str| {
+        if index < count { Ok(fields[index]) } else { Err(format!("the row ends before its column {name}")) }
+    };
+    let unix_s = number(get(columns.unix_s, "unix_s")?, "unix_s")?;
+    let unix_s = unix_s.filter(|t| t.is_finite()).ok_or("unix_s is empty or not finite; every row needs its time")?;
+    if unix_s < 0.0 {
+        return Err(format!("unix_s is {unix_s}, before 1970; it must be seconds since the epoch"));
+    }
+    let bytes = number(get(columns.bytes, "bytes")?, "bytes")?.filter(|b| b.is_finite());
+    let segment = match columns.segment {
+        Some(index) => number(get(index, "segment")?, "segment")?.unwrap_or(0.0),
+        None => 0.0,
+    };
+    let requests = match columns.requests {
+        Some(index) => number(get(index, "requests")?, "requests")?.filter(|r| r.is_finite()),
+        None => None,
+    };
+    Ok(bytes.map(|bytes| Point { unix_s, bytes, segment: segment as u32, requests }))
+}
+
+/// `None` for an empty field.
+fn number(field: &str, name: &str) -> Result<Option<f64>, String> {
+    if field.is_empty() {
+        return Ok(None);
+    }
+    field.parse().map(Some).map_err(|_| format!("{name} is '{field}', which is not a number"))
+}
