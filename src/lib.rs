@@ -17,7 +17,7 @@
 //! | `clock` | the only real clock | model |
 //! | `wire` | the framed, versioned protocol between soakd and its children | nothing |
 //! | `engine` | GGUF, one forward pass, a CPU and a CUDA back end (sole user of cudarc) | nothing |
-//! | `worker` | the child process and its protocol | engine, wire, model |
+//! | `worker` | the child process and its protocol | engine, wire, clock, model |
 //! | `probe` | NVML, /proc and cgroup readings; absent and failed are different outcomes | wire, model |
 //! | `store` | the only user of SQLite; one writer | model |
 //! | `mail` | outbox row → delivered, retry or permanent failure | model |

@@ -1,0 +1,257 @@
+//! What the supervisor and a worker say to each other, as [`crate::wire`] frames over the worker's stdin and stdout.
+//!
+//! The supervisor speaks first ([`ToWorker::Load`]); the worker answers [`FromWorker::Loaded`] or [`FromWorker::CannotLoad`] and
+//! from then on reports about once a second until it is told to stop or its stdin closes. Nothing here knows how any of
+//! it is stored.
+
+use crate::model::sample::WorkReading;
+use serde::{Deserialize, Serialize};
+
+/// How the load behaves over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Scenario {
+    /// One model resident, every stream always busy.
+    Steady,
+    /// The model is unloaded and loaded again every so often: that is where leaks live.
+    Churn {
+        /// Whole loops through the prompts between two loads; at least 1.
+        loops: u32,
+    },
+    /// Load comes and goes.
+    Burst {
+        /// Milliseconds at work.
+        busy_ms: u64,
+        /// Milliseconds of rest after that.
+        idle_ms: u64,
+    },
+}
+
+/// Everything a worker needs to know to begin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadPlan {
+    /// `cpu`, `cuda` or `auto`.
+    pub backend: String,
+    /// Path of a GGUF file, or `synthetic:NAME`.
+    pub model: String,
+    /// Quantization variant of a synthetic model.
+    pub variant: String,
+    /// Concurrent streams.
+    pub streams: usize,
+    /// Longest context of a stream, tokens.
+    pub context_tokens: usize,
+    /// CPU threads; 0 for as many as there are.
+    pub threads: usize,
+    /// Which GPU, from 0.
+    pub device: u32,
+    /// Seed of weights and prompts.
+    pub seed: u64,
+    /// How many different prompts; one pass over all of them is a loop.
+    pub prompts: u32,
+    /// Tokens of the longest prompt; lengths vary from a quarter of it to all of it.
+    pub prompt_tokens: u32,
+    /// Tokens decoded for each prompt.
+    pub answer_tokens: u32,
+    /// How the load behaves.
+    pub scenario: Scenario,
+    /// What the first loop gave, if an earlier incarnation of this run recorded it.
+    pub golden: Vec<GoldenOutput>,
+}
+
+/// The output for one prompt that every later loop is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoldenOutput {
+    /// Which back end made it: two back ends may round differently.
+    pub backend: String,
+    /// Which prompt, from 0.
+    pub prompt: u32,
+    /// The tokens decoded.
+    pub tokens: Vec<u32>,
+    /// Hash over the logits along the way.
+    pub hash: u64,
+}
+
+/// Damage done on purpose, for `soakd drill` and the tests of what soakd promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "what")]
+pub enum Sabotage {
+    /// `exit(code)`.
+    Exit {
+        /// The code.
+        code: i32,
+    },
+    /// `abort()`.
+    Abort,
+    /// Reads through a null pointer.
+    Segfault,
+    /// The inference loop waits for ever, as in a deadlock; the rest of the worker goes on.
+    Deadlock,
+    /// Allocates and touches this many bytes every second, for ever.
+    Leak {
+        /// How many.
+        bytes_per_second: u64,
+    },
+    /// One token of the next output is changed before it is compared.
+    CorruptToken,
+    /// Writes bytes to stdout that are no frame.
+    Garble,
+    /// Writes this much to stderr.
+    FloodStderr {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Starts a grandchild that leaves the process group and ignores SIGTERM, then exits.
+    LeaveOrphan,
+}
+
+/// From the supervisor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToWorker {
+    /// First: what to load and how to work.
+    Load(Box<LoadPlan>),
+    /// Give free heap pages back to the kernel (`malloc_trim`): what is then still held is held by the program and not
+    /// by the allocator.
+    Trim,
+    /// Finish and exit.
+    Stop,
+    /// Break something.
+    Sabotage(Sabotage),
+}
+
+/// Which latency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LatencyKind {
+    /// From one token of a stream to its next.
+    Token,
+    /// From a request's start to its first token.
+    FirstToken,
+    /// From a request's start to its last token.
+    Request,
+}
+
+impl LatencyKind {
+    /// The `kind` column.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LatencyKind::Token => "token",
+            LatencyKind::FirstToken => "first_token",
+            LatencyKind::Request => "request",
+        }
+    }
+}
+
+/// One kind of latency over one interval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencyReport {
+    /// Which.
+    pub kind: LatencyKind,
+    /// How long the interval was, milliseconds.
+    pub interval_ms: i64,
+    /// Values recorded.
+    pub count: u64,
+    /// Median, microseconds.
+    pub p50_us: u64,
+    /// 95th percentile, microseconds.
+    pub p95_us: u64,
+    /// 99th percentile, microseconds.
+    pub p99_us: u64,
+    /// Largest, microseconds.
+    pub max_us: u64,
+    /// The HDR histogram in its V2 form.
+    pub histogram: Vec<u8>,
+}
+
+/// What was loaded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// The back end that runs: `cpu` or `cuda`.
+    pub backend: String,
+    /// Why it is not the one asked for, if it is not.
+    pub fallback: Option<String>,
+    /// The model's name.
+    pub model: String,
+    /// Weight bytes.
+    pub weight_bytes: u64,
+    /// Weight bytes read for one token.
+    pub weight_bytes_per_token: u64,
+    /// Tensor types and their numbers.
+    pub types: String,
+    /// Layers, width, vocabulary and context in words.
+    pub shape: String,
+    /// How long it took, milliseconds.
+    pub took_ms: i64,
+}
+
+/// An output that differed from the golden one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mismatch {
+    /// Which prompt.
+    pub prompt: u32,
+    /// Which stream ran it.
+    pub stream: usize,
+    /// In which loop, from 0.
+    pub at_loop: i64,
+    /// The first token that differs; `None` when only the logits' hash does.
+    pub at_token: Option<u32>,
+    /// What the golden run decoded there.
+    pub expected: Option<u32>,
+    /// What this one did.
+    pub got: Option<u32>,
+    /// Hash of the golden logits.
+    pub expected_hash: u64,
+    /// Hash of these.
+    pub got_hash: u64,
+}
+
+/// From the worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromWorker {
+    /// The model is there; work begins.
+    Loaded(Loaded),
+    /// It cannot be loaded, and trying again as before will not help by itself. The worker exits after this.
+    CannotLoad {
+        /// Why, in prose.
+        reason: String,
+    },
+    /// Once a second, from a thread of its own. `progress` is what the inference loop counted: when it stands still while
+    /// beats go on, the loop hangs.
+    Beat {
+        /// Steps of the inference loop (a rest in `burst` steps too).
+        progress: u64,
+        /// The counters.
+        reading: WorkReading,
+    },
+    /// Once a minute.
+    Latency(Vec<LatencyReport>),
+    /// The first output of a prompt.
+    Golden(GoldenOutput),
+    /// Another output than the golden one.
+    Mismatch(Mismatch),
+    /// A stream that should have decoded a token and did not.
+    Empty {
+        /// Which prompt.
+        prompt: u32,
+        /// Which stream.
+        stream: usize,
+    },
+    /// `churn`: the model was unloaded and loaded again.
+    Reloaded {
+        /// How long it took, milliseconds.
+        took_ms: i64,
+        /// Host bytes the engine held before.
+        held_before_bytes: u64,
+        /// And after.
+        held_after_bytes: u64,
+    },
+    /// The engine failed in the middle of work; the worker exits after this.
+    EngineFailed {
+        /// Why, in prose.
+        reason: String,
+    },
+    /// It was asked to stop and has.
+    Stopped,
+}
