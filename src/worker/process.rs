@@ -477,7 +477,16 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         let (noticed_in, noticed) = sync_channel(2);
         let output = theirs.try_clone().expect("a second handle");
-        std::thread::spawn(move || serve(theirs, output, move || drop(noticed_in.try_send(())), &mut scripted));
+        std::thread::spawn(move || {
+            serve(
+                theirs,
+                output,
+                move || {
+                    let _ = noticed_in.try_send(()); // both threads notice; one is enough
+                },
+                &mut scripted,
+            )
+        });
         drop(ours);
         noticed.recv_timeout(Duration::from_secs(60)).expect("gone was called");
     }
