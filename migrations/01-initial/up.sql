@@ -1,6 +1,8 @@
 -- soakd's database: one file per host. Times are milliseconds since 1970 UTC, sizes are bytes, NULL is "not there to be
 -- read" and never zero. Tables hold raw readings; views (v_...) are for people: ISO times, MB (10^6 bytes).
 
+PRAGMA application_id = 0x736b6431; -- "skd1": this file is soakd's
+
 CREATE TABLE run (
   run_id          INTEGER PRIMARY KEY,
   state           TEXT NOT NULL CHECK (state IN ('running','finished','interrupted','failed')),
@@ -59,6 +61,26 @@ CREATE TABLE process_sample (
   PRIMARY KEY (process_id, unix_ms)
 ) STRICT, WITHOUT ROWID;
 
+-- A minute of a process in one row, made from process_sample by the writer when the minute is over: people look at minutes,
+-- and 48 h of seconds are 172 800 rows a process.
+CREATE TABLE process_minute (
+  process_id         INTEGER NOT NULL REFERENCES process,
+  minute_unix_ms     INTEGER NOT NULL,   -- start of the minute
+  samples            INTEGER NOT NULL,
+  rss_bytes          INTEGER,            -- means, as integers
+  rss_bytes_max      INTEGER,
+  anon_swap_bytes    INTEGER,
+  anon_swap_bytes_max INTEGER,
+  pss_bytes          INTEGER,
+  vram_bytes         INTEGER,
+  vram_bytes_max     INTEGER,
+  threads_max        INTEGER,
+  open_fds_max       INTEGER,
+  cpu_ms_first       INTEGER,
+  cpu_ms_last        INTEGER,
+  PRIMARY KEY (process_id, minute_unix_ms)
+) STRICT, WITHOUT ROWID;
+
 -- What a worker counts about itself since its process started.
 CREATE TABLE work_sample (
   process_id        INTEGER NOT NULL REFERENCES process,
@@ -71,6 +93,24 @@ CREATE TABLE work_sample (
   held_host_bytes   INTEGER NOT NULL,
   held_device_bytes INTEGER,
   PRIMARY KEY (process_id, unix_ms)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE work_minute (
+  process_id        INTEGER NOT NULL REFERENCES process,
+  minute_unix_ms    INTEGER NOT NULL,
+  samples           INTEGER NOT NULL,
+  first_unix_ms     INTEGER NOT NULL,    -- of its first and last sample, for rates
+  last_unix_ms      INTEGER NOT NULL,
+  tokens_first      INTEGER NOT NULL,
+  tokens_last       INTEGER NOT NULL,
+  requests_first    INTEGER NOT NULL,
+  requests_last     INTEGER NOT NULL,
+  prompt_tokens_last INTEGER NOT NULL,
+  loops_last        INTEGER NOT NULL,
+  golden_mismatches_last INTEGER NOT NULL,
+  held_host_bytes   INTEGER NOT NULL,    -- mean
+  held_device_bytes INTEGER,
+  PRIMARY KEY (process_id, minute_unix_ms)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE device (
@@ -102,6 +142,23 @@ CREATE TABLE device_sample (
   PRIMARY KEY (device_id, unix_ms)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE device_minute (
+  device_id               INTEGER NOT NULL REFERENCES device,
+  minute_unix_ms          INTEGER NOT NULL,
+  samples                 INTEGER NOT NULL,
+  vram_used_bytes         INTEGER,
+  vram_used_bytes_max     INTEGER,
+  temperature_celsius_max INTEGER,
+  power_milliwatts        INTEGER,
+  sm_clock_mhz            INTEGER,
+  utilization_percent     INTEGER,
+  throttle_reasons_max    INTEGER,       -- largest mask seen; 0 if never throttled
+  ecc_corrected_last      INTEGER,
+  ecc_uncorrected_last    INTEGER,
+  pcie_replays_last       INTEGER,
+  PRIMARY KEY (device_id, minute_unix_ms)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE host_sample (
   run_id                 INTEGER NOT NULL REFERENCES run,
   unix_ms                INTEGER NOT NULL,
@@ -111,6 +168,18 @@ CREATE TABLE host_sample (
   disk_free_bytes        INTEGER,
   load1_milli            INTEGER,
   PRIMARY KEY (run_id, unix_ms)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE host_minute (
+  run_id                     INTEGER NOT NULL REFERENCES run,
+  minute_unix_ms             INTEGER NOT NULL,
+  samples                    INTEGER NOT NULL,
+  memory_available_bytes_min INTEGER,
+  memory_used_bytes          INTEGER,
+  swap_used_bytes            INTEGER,
+  disk_free_bytes_min        INTEGER,
+  load1_milli                INTEGER,
+  PRIMARY KEY (run_id, minute_unix_ms)
 ) STRICT, WITHOUT ROWID;
 
 -- Latencies of one process in one interval (a minute): quantiles to read, and the HDR histogram (V2, in microseconds) to merge.
@@ -157,7 +226,7 @@ CREATE TABLE golden (
   backend TEXT NOT NULL,
   prompt  INTEGER NOT NULL,        -- which prompt of the set
   tokens  BLOB NOT NULL,           -- u32 little-endian
-  hash    INTEGER NOT NULL,        -- of the logits along the way
+  hash    INTEGER NOT NULL,        -- of the logits along the way (64 bits, as a signed integer)
   unix_ms INTEGER NOT NULL,
   PRIMARY KEY (run_id, backend, prompt)
 ) STRICT, WITHOUT ROWID;

@@ -1,4 +1,4 @@
-//! Plain types that every room speaks: time, samples, events, series, findings, alerts, mails, runs.
+//! Plain types that every room speaks: time, samples, processes, events, series, findings, alerts, mails, runs.
 //!
 //! No IO, no clock, no SQL. A raw reading and what is derived from it are different types.
 
@@ -6,6 +6,7 @@ pub mod alert;
 pub mod event;
 pub mod finding;
 pub mod mail;
+pub mod process;
 pub mod run;
 pub mod sample;
 pub mod series;

@@ -60,3 +60,40 @@ pub struct RunPlan {
     /// The resolved configuration as TOML, without secrets.
     pub config_toml: String,
 }
+
+/// A run that has no verdict yet: what a start finds and resumes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnfinishedRun {
+    /// Row of the `run` table.
+    pub run_id: i64,
+    /// What it is.
+    pub plan: RunPlan,
+    /// The last moment from which the database holds anything of it.
+    pub last_seen: UnixMillis,
+    /// Time up to `last_seen` in which nothing was watched, milliseconds. What it has served is
+    /// `last_seen - started - gaps_ms`.
+    pub gaps_ms: i64,
+    /// How often it was resumed before.
+    pub resumes: i64,
+}
+
+impl UnfinishedRun {
+    /// Milliseconds of uptime it has served so far.
+    #[must_use]
+    pub fn served_ms(&self) -> i64 {
+        (self.last_seen.0 - self.plan.started.0 - self.gaps_ms).max(0)
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// When.
+    pub at: UnixMillis,
+    /// Finished, interrupted or failed.
+    pub state: RunState,
+    /// On what it saw.
+    pub verdict: super::finding::Verdict,
+    /// One sentence: why this verdict.
+    pub reason: String,
+}

@@ -1,5 +1,6 @@
 //! Raw readings, as taken. Units are in the names; `None` means absent (the thing does not exist here), never zero.
 
+use super::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 /// Who a process is in a run. The string form is the `role` column of the database.
@@ -121,4 +122,92 @@ pub struct WorkReading {
     pub held_host_bytes: i64,
     /// Device bytes that the engine knows it holds; `None` on the CPU.
     pub held_device_bytes: Option<i64>,
+}
+
+/// What is written in one transaction, about once a second: all that was read since the last one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SampleBatch {
+    /// Readings of processes, by row of the `process` table.
+    pub processes: Vec<(i64, UnixMillis, ProcessReading)>,
+    /// What workers count, by row of the `process` table.
+    pub work: Vec<(i64, UnixMillis, WorkReading)>,
+    /// Readings of GPUs, by row of the `device` table.
+    pub devices: Vec<(i64, UnixMillis, DeviceReading)>,
+    /// Readings of the host, by row of the `run` table.
+    pub hosts: Vec<(i64, UnixMillis, HostReading)>,
+}
+
+impl SampleBatch {
+    /// Rows in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.processes.len() + self.work.len() + self.devices.len() + self.hosts.len()
+    }
+
+    /// Nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Earliest and latest moment in it.
+    #[must_use]
+    pub fn span(&self) -> Option<(UnixMillis, UnixMillis)> {
+        let times = || {
+            let processes = self.processes.iter().map(|row| row.1);
+            let work = self.work.iter().map(|row| row.1);
+            let devices = self.devices.iter().map(|row| row.1);
+            processes.chain(work).chain(devices).chain(self.hosts.iter().map(|row| row.1))
+        };
+        times().min().zip(times().max())
+    }
+}
+
+/// Which latency. The string form is the `kind` column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LatencyKind {
+    /// From one token to the next.
+    Token,
+    /// From the request to its first token.
+    FirstToken,
+    /// From the request to its last token.
+    Request,
+}
+
+impl LatencyKind {
+    /// The `kind` column.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LatencyKind::Token => "token",
+            LatencyKind::FirstToken => "first_token",
+            LatencyKind::Request => "request",
+        }
+    }
+}
+
+/// Latencies of one process in one interval (a minute), ready to be stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencyInterval {
+    /// Row of the `process` table.
+    pub process_id: i64,
+    /// Start of the interval.
+    pub from: UnixMillis,
+    /// Its length.
+    pub interval_ms: i64,
+    /// Which latency.
+    pub kind: LatencyKind,
+    /// Values in it.
+    pub count: i64,
+    /// Median.
+    pub p50_us: i64,
+    /// 95th percentile.
+    pub p95_us: i64,
+    /// 99th percentile.
+    pub p99_us: i64,
+    /// Largest.
+    pub max_us: i64,
+    /// The HDR histogram (V2, microseconds), so that intervals can be merged.
+    pub histogram: Vec<u8>,
 }

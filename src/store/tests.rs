@@ -1,0 +1,332 @@
+//! The store's promises on small files: what is opened and what is refused, what is written and read back.
+
+use super::sql::{Limits, QueryError, Reader};
+use super::*;
+use crate::model::event::{Event, EventKind, EventSeverity};
+use crate::model::finding::Verdict;
+use crate::model::process::{EndReason, Golden, NewDevice, NewProcess, ProcessEnd};
+use crate::model::run::{RunEnd, RunPlan, RunState};
+use crate::model::sample::{DeviceReading, HostReading, ProcessReading, Role, SampleBatch, WorkReading};
+use serde_json::{Value, json};
+
+const START: i64 = 1_790_000_040_000; // a whole minute
+
+fn plan() -> RunPlan {
+    RunPlan {
+        started: UnixMillis(START),
+        duration_ms: 172_800_000,
+        horizon_ms: 172_800_000,
+        tolerance_bytes: 50_000_000,
+        backend: "cpu".into(),
+        model: "synthetic:tiny".into(),
+        variant: "q4_k".into(),
+        streams: 1,
+        scenario: "steady".into(),
+        seed: 7,
+        host: "gpu7".into(),
+        facts: json!({"kernel": "6.1"}),
+        config_toml: "duration = \"48h\"\n".into(),
+    }
+}
+
+fn limits(rows_max: usize) -> Limits {
+    Limits { rows_max, expired: Box::new(|| false) }
+}
+
+fn worker(run_id: i64) -> NewProcess {
+    NewProcess { run_id, role: Role::Worker, ordinal: 0, pid: 42, name: None, started: UnixMillis(START) }
+}
+
+fn event(at: i64, kind: EventKind) -> Event {
+    Event {
+        at: UnixMillis(at),
+        kind,
+        severity: EventSeverity::Error,
+        process_id: None,
+        device_id: None,
+        summary: "something".into(),
+        detail: json!({"n": 1}),
+    }
+}
+
+fn batch(run_id: i64, process_id: i64, at: i64, n: i64) -> SampleBatch {
+    let process = ProcessReading {
+        rss_bytes: Some(100_000_000 + n),
+        rss_anon_bytes: Some(90_000_000),
+        swap_bytes: Some(1_000_000),
+        cpu_ms: Some(n * 500),
+        ..ProcessReading::default()
+    };
+    let work = WorkReading { tokens: n * 30, requests: n, ..WorkReading::default() };
+    SampleBatch {
+        processes: vec![(process_id, UnixMillis(at), process)],
+        work: vec![(process_id, UnixMillis(at), work)],
+        devices: vec![],
+        hosts: vec![(run_id, UnixMillis(at), HostReading { disk_free_bytes: Some(5), ..HostReading::default() })],
+    }
+}
+
+fn rows(store: &Store, sql: &str) -> Vec<Vec<Value>> {
+    let reader = Reader::open(store.path()).expect("reader");
+    reader.query_rows(sql, &[], limits(10_000)).expect("query").rows
+}
+
+#[test]
+fn a_run_is_written_and_read_back() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    let mut store = Store::open(&path, Mode::Write).expect("new");
+    let run_id = store.start_run(&plan()).expect("run");
+    let first = store.start_process(&worker(run_id)).expect("process");
+    let gpu = NewDevice {
+        run_id,
+        ordinal: 0,
+        uuid: "GPU-1".into(),
+        name: "H".into(),
+        driver: "570".into(),
+        pci_bus_id: None,
+        vram_total_bytes: Some(10),
+    };
+    let device = store.start_device(&gpu).expect("device");
+    assert_eq!(store.start_device(&gpu).expect("again"), device, "the same UUID is the same device");
+    for n in 0..150 {
+        let mut seconds = batch(run_id, first.process_id, START + n * 1_000, n);
+        let reading = DeviceReading { vram_used_bytes: Some(4_000_000), ..DeviceReading::default() };
+        seconds.devices.push((device, UnixMillis(START + n * 1_000), reading));
+        store.append(&seconds).expect("append");
+    }
+    let end = ProcessEnd {
+        process_id: first.process_id,
+        at: UnixMillis(START + 150_000),
+        reason: EndReason::Crash,
+        exit_code: None,
+        exit_signal: Some(11),
+        stderr_tail: Some("boom".into()),
+        heartbeat: Some(UnixMillis(START + 149_000)),
+        rss_bytes: Some(1),
+        anon_swap_bytes: Some(2),
+        vram_bytes: None,
+    };
+    store
+        .record(|to| {
+            to.end_process(&end)?;
+            to.event(run_id, &event(START + 150_000, EventKind::WorkerCrash))
+        })
+        .expect("crash");
+    let second = store.start_process(&worker(run_id)).expect("restart");
+    assert_eq!((first.incarnation, second.incarnation), (1, 2));
+    let run_end = RunEnd {
+        at: UnixMillis(START + 151_000),
+        state: RunState::Interrupted,
+        verdict: Verdict::Inconclusive,
+        reason: "too short".into(),
+    };
+    store.finish_run(run_id, &run_end).expect("finish");
+    assert_eq!(
+        rows(&store, "SELECT samples, rss_mb_max, anon_swap_mb FROM v_memory"),
+        [
+            [json!(60), json!(100.0), json!(91.0)],
+            [json!(60), json!(100.0), json!(91.0)],
+            [json!(30), json!(100.0), json!(91.0)],
+        ]
+    );
+    assert_eq!(rows(&store, "SELECT tokens, tokens_per_s FROM v_throughput")[1], [json!(1800), json!(30.0)]);
+    assert_eq!(rows(&store, "SELECT samples, vram_used_mb FROM v_gpus").len(), 3);
+    assert_eq!(
+        rows(&store, "SELECT process, exit_signal, silent_s_before_end FROM v_crashes"),
+        [[json!("worker-0"), json!(11), json!(1.0)]]
+    );
+    assert_eq!(
+        rows(&store, "SELECT verdict, crashes, state FROM v_runs"),
+        [[json!("inconclusive"), json!(1), json!("interrupted")]]
+    );
+}
+
+#[test]
+fn an_unfinished_run_is_found_and_resumed_with_its_gap() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    let mut store = Store::open(&path, Mode::Write).expect("new");
+    assert_eq!(store.unfinished_run("gpu7").expect("none"), None);
+    let run_id = store.start_run(&plan()).expect("run");
+    let process = store.start_process(&worker(run_id)).expect("process");
+    let golden = Golden { backend: "cpu".into(), prompt: 3, tokens: vec![1, u32::MAX, 7], hash: u64::MAX - 5 };
+    store.record(|to| to.put_golden(run_id, &golden, UnixMillis(START))).expect("golden");
+    store.append(&batch(run_id, process.process_id, START + 90_000, 1)).expect("append");
+    drop(store); // as if killed
+
+    let mut store = Store::open(&path, Mode::Write).expect("again");
+    assert_eq!(rows(&store, "SELECT count(*) FROM v_memory"), [[json!(1)]], "the open minute is rolled up at start");
+    assert_eq!(store.unfinished_run("other").expect("none"), None, "another host's run is not ours to resume");
+    let found = store.unfinished_run("gpu7").expect("query").expect("found");
+    assert_eq!((found.run_id, found.last_seen, found.served_ms()), (run_id, UnixMillis(START + 90_000), 90_000));
+    assert_eq!(found.plan, plan());
+    store.resume(&found, UnixMillis(START + 150_000), "supervisor_down").expect("resume");
+    assert_eq!(store.golden(run_id, "cpu").expect("golden"), [golden]);
+    assert_eq!(rows(&store, "SELECT seconds, reason FROM v_gaps"), [[json!(60.0), json!("supervisor_down")]]);
+    assert_eq!(rows(&store, "SELECT end_reason FROM v_processes"), [[json!("lost")]]);
+    let again = store.unfinished_run("gpu7").expect("query").expect("still unfinished");
+    assert_eq!((again.served_ms(), again.resumes), (90_000, 1), "the gap is not counted as served");
+}
+
+#[test]
+fn a_transaction_is_all_or_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path().join("soak.db"), Mode::Write).expect("new");
+    let run_id = store.start_run(&plan()).expect("run");
+    let failed = store.record(|to| {
+        to.event(run_id, &event(START, EventKind::Note))?;
+        to.event(run_id + 1, &event(START, EventKind::Note)) // there is no such run
+    });
+    assert!(failed.is_err());
+    assert_eq!(rows(&store, "SELECT count(*) FROM event WHERE kind = 'note'"), [[json!(0)]]);
+}
+
+#[test]
+fn samples_of_one_millisecond_are_both_kept() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path().join("soak.db"), Mode::Write).expect("new");
+    let run_id = store.start_run(&plan()).expect("run");
+    let process = store.start_process(&worker(run_id)).expect("process");
+    for n in 0..3 {
+        store.append(&batch(run_id, process.process_id, START, n)).expect("the clock was stepped back onto itself");
+    }
+    assert_eq!(rows(&store, "SELECT count(*) FROM process_sample"), [[json!(3)]]);
+}
+
+#[test]
+fn what_is_no_database_of_ours_is_refused_and_kept() {
+    let folder = tempfile::tempdir().expect("folder");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("text.db"), "hello, this is a shopping list and no database\n".repeat(100)).expect("write");
+    let other = Connection::open(at("other.db")).expect("open");
+    other.execute_batch("CREATE TABLE invoices (x)").expect("table");
+    let newer = at("newer.db");
+    drop(Store::open(&newer, Mode::Write).expect("new"));
+    Connection::open(&newer).expect("open").pragma_update(None, "user_version", 99).expect("version");
+    let torn = at("torn.db");
+    let mut store = Store::open(&torn, Mode::Write).expect("new");
+    for _ in 0..50 {
+        store.start_run(&plan()).expect("run");
+    }
+    drop(store);
+    let mut bytes = std::fs::read(&torn).expect("read");
+    let n = bytes.len();
+    bytes[4096..n - 4096].fill(0x5a);
+    std::fs::write(&torn, &bytes).expect("write");
+    let cases = [
+        ("text.db", "is not a SQLite database"),
+        ("other.db", "\"invoices\""),
+        ("newer.db", "newer soakd (schema 99"),
+        ("torn.db", "is damaged"),
+        ("no/such/folder/soak.db", "there is no folder"),
+    ];
+    for (name, words) in cases {
+        let before = std::fs::read(at(name)).ok();
+        let error = Store::open(at(name), Mode::Write).expect_err(name).to_string();
+        assert!(error.contains(words) && error.contains(name), "{name}: {error}");
+        assert_eq!(std::fs::read(at(name)).ok(), before, "{name} must be left as it was");
+    }
+}
+
+#[test]
+fn a_second_supervisor_is_refused_and_others_may_join() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    assert!(matches!(Store::open(&path, Mode::Join), Err(StoreError::Missing { .. })));
+    let store = Store::open(&path, Mode::Write).expect("first");
+    let error = Store::open(&path, Mode::Write).expect_err("second").to_string();
+    assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+    let mut mailer = Store::open(&path, Mode::Join).expect("mailer");
+    mailer.heartbeat("mailer", UnixMillis(START), None, None).expect("beat");
+    assert_eq!(store.heartbeat_of("mailer").expect("read").expect("row").at, UnixMillis(START));
+    drop(store);
+    Store::open(&path, Mode::Write).expect("after the first has gone");
+}
+
+#[test]
+fn free_sql_only_reads_and_only_ours() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    let mut store = Store::open(&path, Mode::Write).expect("new");
+    store.start_run(&plan()).expect("run");
+    let reader = Reader::open(&path).expect("reader");
+    let forbidden = [
+        "DELETE FROM run",
+        "INSERT INTO heartbeat VALUES ('x', 1, 1, NULL, NULL)",
+        "SELECT * FROM sqlite_schema",
+        "SELECT count(*) FROM sqlite_schema",
+        "SELECT * FROM pragma_table_info('run')",
+        "PRAGMA journal_mode = DELETE",
+        "ATTACH '/tmp/x.db' AS x",
+        "CREATE TEMP TABLE t (x)",
+        "SELECT load_extension('x')",
+        "SELECT 1; DROP TABLE run",
+        "VACUUM INTO '/tmp/x.db'",
+    ];
+    for sql in forbidden {
+        let got = reader.query_rows(sql, &[], limits(10));
+        assert!(matches!(got, Err(QueryError::Forbidden(_))), "{sql}: {got:?}");
+    }
+    let allowed = [
+        "SELECT upper(host), count(*) FROM run GROUP BY 1",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5) SELECT sum(i) FROM n",
+        "WITH x AS (SELECT 1 FROM run) SELECT count(*) FROM x",
+        "SELECT e.key FROM run, json_each(facts) AS e",
+        "SELECT * FROM v_runs",
+    ];
+    for sql in allowed {
+        let got = reader.query_rows(sql, &[], limits(10)).expect(sql);
+        assert_eq!(got.rows.len(), 1, "{sql}");
+    }
+}
+
+#[test]
+fn free_sql_has_limits_and_says_what_was_meant() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    let mut store = Store::open(&path, Mode::Write).expect("new");
+    store.start_run(&plan()).expect("run");
+    let reader = Reader::open(&path).expect("reader");
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let got = reader.query_rows(endless, &[], limits(7)).expect("cut");
+    assert_eq!((got.rows.len(), got.truncated), (7, true));
+    let mut looks = 0;
+    let expired = Box::new(move || {
+        looks += 1;
+        looks > 100
+    });
+    let slow = format!("SELECT count(*) FROM ({endless})");
+    let got = reader.query_rows(&slow, &[], Limits { rows_max: 7, expired });
+    assert_eq!(got, Err(QueryError::TimedOut));
+    assert!(reader.query_rows("SELECT 1", &[], limits(1)).is_ok(), "the limit ends with its query");
+    let got = reader.query_rows(
+        "SELECT :run + :n AS x",
+        &[(":run", json!(2)), (":n", json!(1.5)), (":z", json!(1))],
+        limits(1),
+    );
+    assert_eq!(got.expect("bound").rows, [[json!(3.5)]]);
+    let cases = [
+        ("SELECT * FROM v_memry", "Did you mean v_memory?"),
+        ("SELECT rss_mbx FROM v_memory", "Did you mean rss_mb?"),
+        ("SELECT :nope", "unknown parameter :nope"),
+        ("SELEC 1", "syntax error"),
+    ];
+    for (sql, words) in cases {
+        let error = reader.query_rows(sql, &[], limits(1)).expect_err(sql).to_string();
+        assert!(error.contains(words), "{sql}: {error}");
+    }
+}
+
+#[test]
+fn every_view_opens_in_an_empty_database() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    drop(Store::open(&path, Mode::Write).expect("new"));
+    let reader = Reader::open(&path).expect("reader");
+    let views: Vec<&String> = reader.schema().keys().filter(|name| name.starts_with("v_")).collect();
+    assert!(views.len() >= 15, "{views:?}");
+    for view in views {
+        reader.query_rows(&format!("SELECT * FROM {view}"), &[], limits(10)).expect(view);
+    }
+}

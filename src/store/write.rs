@@ -1,0 +1,408 @@
+//! Typed writes inside one transaction at `synchronous=FULL`: runs, processes, devices, events, gaps, golden outputs,
+//! series, findings, latencies, heartbeats. Leaves samples to `samples` and mails to `outbox`.
+
+use super::error::StoreError;
+use super::{Store, minute_of, samples};
+use crate::model::event::{Event, EventKind, EventSeverity};
+use crate::model::finding::Finding;
+use crate::model::process::{Golden, NewDevice, NewProcess, ProcessEnd, ProcessRow};
+use crate::model::run::{RunEnd, RunPlan, UnfinishedRun};
+use crate::model::sample::LatencyInterval;
+use crate::model::series::SeriesKey;
+use crate::model::time::UnixMillis;
+use rusqlite::{OptionalExtension, Params, Transaction, params};
+use std::path::Path;
+
+/// What a transaction can write. Obtained from [`Store::record`].
+#[derive(Debug)]
+pub struct Writing<'a> {
+    path: &'a Path,
+    transaction: &'a Transaction<'a>,
+}
+
+impl<'a> Writing<'a> {
+    pub(super) fn new(path: &'a Path, transaction: &'a Transaction<'a>) -> Self {
+        Writing { path, transaction }
+    }
+
+    /// One statement; gives the number of rows changed.
+    pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
+        self.transaction
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(params))
+            .map_err(|error| self.error(&error))
+    }
+
+    /// One row, if there is one.
+    pub(super) fn row<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, StoreError> {
+        self.transaction
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row(params, read).optional())
+            .map_err(|error| self.error(&error))
+    }
+
+    pub(super) fn error(&self, error: &rusqlite::Error) -> StoreError {
+        StoreError::from_sqlite(self.path, error)
+    }
+
+    pub(super) fn last_row(&self) -> i64 {
+        self.transaction.last_insert_rowid()
+    }
+
+    fn must_change(&self, changed: usize, what: impl Fn() -> String) -> Result<(), StoreError> {
+        if changed > 0 {
+            return Ok(());
+        }
+        Err(self.missing(what()))
+    }
+
+    pub(super) fn missing(&self, what: String) -> StoreError {
+        StoreError::NoRow { path: self.path.to_path_buf(), what }
+    }
+
+    /// A new run, with its `run_started` event. Gives the run's row.
+    pub fn start_run(&self, plan: &RunPlan) -> Result<i64, StoreError> {
+        self.execute(
+            "INSERT INTO run (state, started_unix_ms, duration_ms, horizon_ms, tolerance_bytes, backend, model, variant,
+               streams, scenario, seed, host, facts, config, soakd_version)
+             VALUES ('running', ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+            params![
+                plan.started.0,
+                plan.duration_ms,
+                plan.horizon_ms,
+                plan.tolerance_bytes,
+                plan.backend,
+                plan.model,
+                plan.variant,
+                plan.streams,
+                plan.scenario,
+                plan.seed,
+                plan.host,
+                plan.facts.to_string(),
+                plan.config_toml,
+                env!("CARGO_PKG_VERSION"),
+            ],
+        )?;
+        let run_id = self.last_row();
+        let summary =
+            format!("run {run_id} started on {}: {} ({}, {})", plan.host, plan.model, plan.variant, plan.backend);
+        self.event(run_id, &note(plan.started, EventKind::RunStarted, summary))?;
+        Ok(run_id)
+    }
+
+    /// Takes up an unfinished run: what was still open is closed as lost, and the time since it was last seen is a gap.
+    pub fn resume(&self, run: &UnfinishedRun, at: UnixMillis, reason: &str) -> Result<(), StoreError> {
+        self.execute(
+            "UPDATE process SET ended_unix_ms = ?2, end_reason = 'lost', heartbeat_unix_ms = coalesce(heartbeat_unix_ms, ?2)
+             WHERE run_id = ?1 AND ended_unix_ms IS NULL",
+            params![run.run_id, run.last_seen.0],
+        )?;
+        self.gap(run.run_id, run.last_seen, at, reason)?;
+        let minutes = (at.0 - run.last_seen.0).max(0) as f64 / 60_000.0;
+        let summary =
+            format!("run {} resumed after {minutes:.1} min in which nothing was watched ({reason})", run.run_id);
+        self.event(run.run_id, &note(at, EventKind::RunResumed, summary))?;
+        Ok(())
+    }
+
+    /// The end of a run, with its event.
+    pub fn finish_run(&self, run_id: i64, end: &RunEnd) -> Result<(), StoreError> {
+        let changed = self.execute(
+            "UPDATE run SET state = ?2, ended_unix_ms = ?3, verdict = ?4, verdict_reason = ?5 WHERE run_id = ?1",
+            params![run_id, end.state.as_str(), end.at.0, end.verdict.as_str(), end.reason],
+        )?;
+        self.must_change(changed, || format!("run {run_id}"))?;
+        let kind = match end.state {
+            crate::model::run::RunState::Finished => EventKind::RunFinished,
+            _ => EventKind::RunInterrupted,
+        };
+        let summary = format!("run {run_id} {}: {} ({})", end.state.as_str(), end.verdict.as_str(), end.reason);
+        self.event(run_id, &note(end.at, kind, summary))?;
+        Ok(())
+    }
+
+    /// A process that was started; its incarnation is counted here.
+    pub fn start_process(&self, new: &NewProcess) -> Result<ProcessRow, StoreError> {
+        let lives: Option<i64> = self
+            .row(
+                "SELECT max(incarnation) FROM process WHERE run_id = ?1 AND role = ?2 AND ordinal = ?3",
+                params![new.run_id, new.role.as_str(), new.ordinal],
+                |row| row.get(0),
+            )?
+            .flatten();
+        let incarnation = lives.unwrap_or(0) + 1;
+        self.execute(
+            "INSERT INTO process (run_id, role, ordinal, incarnation, pid, name, started_unix_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![new.run_id, new.role.as_str(), new.ordinal, incarnation, new.pid, new.name, new.started.0],
+        )?;
+        Ok(ProcessRow { process_id: self.last_row(), incarnation })
+    }
+
+    /// The end of a process. Its event is the caller's, in the same transaction.
+    pub fn end_process(&self, end: &ProcessEnd) -> Result<(), StoreError> {
+        let changed = self.execute(
+            "UPDATE process SET ended_unix_ms = ?2, end_reason = ?3, exit_code = ?4, exit_signal = ?5, stderr_tail = ?6,
+               heartbeat_unix_ms = ?7, rss_bytes_at_end = ?8, anon_swap_bytes_at_end = ?9, vram_bytes_at_end = ?10
+             WHERE process_id = ?1",
+            params![
+                end.process_id,
+                end.at.0,
+                end.reason.as_str(),
+                end.exit_code,
+                end.exit_signal,
+                end.stderr_tail,
+                end.heartbeat.map(|at| at.0),
+                end.rss_bytes,
+                end.anon_swap_bytes,
+                end.vram_bytes,
+            ],
+        )?;
+        self.must_change(changed, || format!("process {}", end.process_id))
+    }
+
+    /// A GPU of this run; the same UUID again gives the same row.
+    pub fn start_device(&self, new: &NewDevice) -> Result<i64, StoreError> {
+        self.execute(
+            "INSERT INTO device (run_id, ordinal, uuid, name, driver, pci_bus_id, vram_total_bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (run_id, uuid) DO UPDATE SET ordinal = excluded.ordinal, driver = excluded.driver",
+            params![new.run_id, new.ordinal, new.uuid, new.name, new.driver, new.pci_bus_id, new.vram_total_bytes],
+        )?;
+        let row = self.row(
+            "SELECT device_id FROM device WHERE run_id = ?1 AND uuid = ?2",
+            params![new.run_id, new.uuid],
+            |row| row.get(0),
+        )?;
+        row.ok_or_else(|| self.missing(format!("device {}", new.uuid)))
+    }
+
+    /// An event; gives its row.
+    pub fn event(&self, run_id: i64, event: &Event) -> Result<i64, StoreError> {
+        self.execute(
+            "INSERT INTO event (run_id, unix_ms, kind, severity, process_id, device_id, summary, detail)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                run_id,
+                event.at.0,
+                event.kind.as_str(),
+                severity(event.severity),
+                event.process_id,
+                event.device_id,
+                event.summary,
+                event.detail.to_string(),
+            ],
+        )?;
+        Ok(self.last_row())
+    }
+
+    /// Time in which nothing was watched. An empty or backward interval writes nothing.
+    pub fn gap(&self, run_id: i64, from: UnixMillis, to: UnixMillis, reason: &str) -> Result<(), StoreError> {
+        if to <= from {
+            return Ok(());
+        }
+        self.execute(
+            "INSERT INTO gap (run_id, from_unix_ms, to_unix_ms, reason) VALUES (?1, ?2, ?3, ?4)",
+            params![run_id, from.0, to.0, reason],
+        )?;
+        Ok(())
+    }
+
+    /// A golden output. The first one stays: a second for the same prompt changes nothing.
+    pub fn put_golden(&self, run_id: i64, golden: &Golden, at: UnixMillis) -> Result<(), StoreError> {
+        let tokens: Vec<u8> = golden.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        self.execute(
+            "INSERT INTO golden (run_id, backend, prompt, tokens, hash, unix_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT DO NOTHING",
+            params![run_id, golden.backend, golden.prompt, tokens, golden.hash.cast_signed(), at.0],
+        )?;
+        Ok(())
+    }
+
+    /// The row of a series, made if it is new. `judged`: it counts towards the run's verdict.
+    pub fn series(&self, run_id: i64, key: &SeriesKey, judged: bool) -> Result<i64, StoreError> {
+        let name = key.to_string();
+        self.execute(
+            "INSERT INTO series (run_id, name, kind, role, ordinal, judged) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (run_id, name) DO UPDATE SET judged = excluded.judged",
+            params![run_id, name, key.kind.as_str(), key.role.map(|role| role.as_str()), key.ordinal, judged],
+        )?;
+        let row =
+            self.row("SELECT series_id FROM series WHERE run_id = ?1 AND name = ?2", params![run_id, name], |row| {
+                row.get(0)
+            })?;
+        row.ok_or_else(|| self.missing(format!("series {name}")))
+    }
+
+    /// What the analysis said of a series. `is_final`: with the run's verdict.
+    pub fn finding(&self, series_id: i64, at: UnixMillis, is_final: bool, finding: &Finding) -> Result<(), StoreError> {
+        let millis = |unix_s: f64| whole(unix_s * 1_000.0);
+        self.execute(
+            "INSERT INTO finding (series_id, unix_ms, is_final, verdict, shape, drift_bytes, drift_lo_bytes, drift_hi_bytes,
+               slope_bytes_per_hour, slope_bytes_per_request, minimum_detectable_drift_bytes, samples, span_s,
+               crossing_from_unix_ms, crossing_to_unix_ms, asymptote_bytes, alarmed, first_alarm_unix_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+            params![
+                series_id,
+                at.0,
+                is_final,
+                finding.verdict.as_str(),
+                finding.shape.as_str(),
+                whole(finding.drift_bytes),
+                whole(finding.drift_ci95_bytes[0]),
+                whole(finding.drift_ci95_bytes[1]),
+                finite(finding.slope_bytes_per_hour),
+                finding.slope_bytes_per_request.map(finite),
+                whole(finding.minimum_detectable_drift_bytes),
+                finding.samples.cast_signed(),
+                finite(finding.span_s),
+                finding.crossing_unix_s.map(|crossing| millis(crossing[0])),
+                finding.crossing_unix_s.map(|crossing| millis(crossing[1])),
+                finding.asymptote_bytes.map(whole),
+                finding.alarmed,
+                finding.first_alarm_unix_s.map(millis),
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Latencies of an interval; the same interval again replaces them.
+    pub fn latency(&self, interval: &LatencyInterval) -> Result<(), StoreError> {
+        self.execute(
+            "INSERT OR REPLACE INTO latency (process_id, unix_ms, interval_ms, kind, count, p50_us, p95_us, p99_us, max_us,
+               histogram) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            params![
+                interval.process_id,
+                interval.from.0,
+                interval.interval_ms,
+                interval.kind.as_str(),
+                interval.count,
+                interval.p50_us,
+                interval.p95_us,
+                interval.p99_us,
+                interval.max_us,
+                interval.histogram,
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Signs of life of `role` (`supervisor`, `mailer`). `expects`: the next is due by then; `None` after a clean end.
+    pub fn heartbeat(
+        &self,
+        role: &str,
+        at: UnixMillis,
+        run_id: Option<i64>,
+        expects: Option<UnixMillis>,
+    ) -> Result<(), StoreError> {
+        self.execute(
+            "INSERT INTO heartbeat (role, unix_ms, pid, run_id, expects_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (role) DO UPDATE SET unix_ms = excluded.unix_ms, pid = excluded.pid, run_id = excluded.run_id,
+               expects_unix_ms = excluded.expects_unix_ms",
+            params![role, at.0, std::process::id(), run_id, expects.map(|at| at.0)],
+        )?;
+        Ok(())
+    }
+}
+
+/// Each of these is one transaction of its own at `FULL`. To write several things together, use [`Store::record`].
+impl Store {
+    /// See [`Writing::start_run`].
+    pub fn start_run(&mut self, plan: &RunPlan) -> Result<i64, StoreError> {
+        self.record(|to| to.start_run(plan))
+    }
+
+    /// See [`Writing::resume`].
+    pub fn resume(&mut self, run: &UnfinishedRun, at: UnixMillis, reason: &str) -> Result<(), StoreError> {
+        self.record(|to| to.resume(run, at, reason))
+    }
+
+    /// See [`Writing::finish_run`]. Also rolls up the last, incomplete minute.
+    pub fn finish_run(&mut self, run_id: i64, end: &RunEnd) -> Result<(), StoreError> {
+        let upto = minute_of(end.at) + 60_000;
+        self.record(|to| {
+            samples::roll_up_run(to, run_id, upto)?;
+            to.finish_run(run_id, end)
+        })
+    }
+
+    /// See [`Writing::start_process`].
+    pub fn start_process(&mut self, new: &NewProcess) -> Result<ProcessRow, StoreError> {
+        self.record(|to| to.start_process(new))
+    }
+
+    /// See [`Writing::end_process`].
+    pub fn end_process(&mut self, end: &ProcessEnd) -> Result<(), StoreError> {
+        self.record(|to| to.end_process(end))
+    }
+
+    /// See [`Writing::start_device`].
+    pub fn start_device(&mut self, new: &NewDevice) -> Result<i64, StoreError> {
+        self.record(|to| to.start_device(new))
+    }
+
+    /// See [`Writing::event`].
+    pub fn event(&mut self, run_id: i64, event: &Event) -> Result<i64, StoreError> {
+        self.record(|to| to.event(run_id, event))
+    }
+
+    /// See [`Writing::heartbeat`]. Not worth an fsync: written as samples are.
+    pub fn heartbeat(
+        &mut self,
+        role: &str,
+        at: UnixMillis,
+        run_id: Option<i64>,
+        expects: Option<UnixMillis>,
+    ) -> Result<(), StoreError> {
+        self.transact(super::Durability::Normal, &|to| to.heartbeat(role, at, run_id, expects))
+    }
+
+    /// See [`Writing::latency`]. Not worth an fsync: written as samples are.
+    pub fn latencies(&mut self, intervals: &[LatencyInterval]) -> Result<(), StoreError> {
+        self.transact(super::Durability::Normal, &|to| intervals.iter().try_for_each(|interval| to.latency(interval)))
+    }
+}
+
+fn note(at: UnixMillis, kind: EventKind, summary: String) -> Event {
+    Event {
+        at,
+        kind,
+        severity: EventSeverity::Info,
+        process_id: None,
+        device_id: None,
+        summary,
+        detail: serde_json::json!({}),
+    }
+}
+
+fn severity(severity: EventSeverity) -> &'static str {
+    match severity {
+        EventSeverity::Info => "info",
+        EventSeverity::Warning => "warning",
+        EventSeverity::Error => "error",
+    }
+}
+
+/// Whole bytes or milliseconds. An infinite interval (nothing is known yet) becomes the largest figure that SQLite holds.
+fn whole(value: f64) -> i64 {
+    value.round() as i64 // saturates; NaN becomes 0
+}
+
+/// STRICT REAL columns refuse nothing but NaN, which SQLite turns into NULL.
+fn finite(value: f64) -> f64 {
+    if value.is_nan() { 0.0 } else { value }
+}
+
+impl Writing<'_> {
+    /// The first column of every row, as integers.
+    pub(super) fn ids(&self, sql: &str) -> Result<Vec<i64>, StoreError> {
+        let mut statement = self.transaction.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        let rows = statement.query_map([], |row| row.get(0)).map_err(|error| self.error(&error))?;
+        rows.collect::<rusqlite::Result<Vec<i64>>>().map_err(|error| self.error(&error))
+    }
+}
