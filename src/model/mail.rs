@@ -1,9 +1,10 @@
 //! What a mail is made of, as plain data. Whoever raises the alert fills this in; `report::mail` turns it into subject,
 //! text and HTML. Nothing here is markup, and nothing here decides whether a mail is sent.
 
-use super::alert::Severity;
+use super::alert::{OutboxMail, Severity};
 use super::time::UnixMillis;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Why a mail is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -183,3 +184,48 @@ pub const PLOT_OPEN: &str = "<!--plot-->";
 pub const PLOT_CLOSE: &str = "<!--/plot-->";
 /// Content-ID of the inline picture.
 pub const PLOT_CID: &str = "plot";
+
+/// A row of the outbox that waits, as the mailer takes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueuedMail {
+    /// Row of the `outbox` table; smaller is older.
+    pub outbox_id: i64,
+    /// The run it tells of.
+    pub run_id: Option<i64>,
+    /// What to send.
+    pub mail: OutboxMail,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Not before.
+    pub next: UnixMillis,
+    /// When its first attempt failed; `None` before that.
+    pub failing_since: Option<UnixMillis>,
+    /// What the last attempt failed with.
+    pub last_error: Option<String>,
+    /// Recipients who need no further attempt: they have it, or their server will never take it.
+    pub settled: BTreeMap<String, Fate>,
+}
+
+/// What became of a mail for one recipient.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// The server took it.
+    Delivered,
+    /// The server will never take it, and says why.
+    Rejected(String),
+}
+
+/// A Message-ID from parts that name the mail for good (kind, run, alert, how often sent), so that a repeat carries the
+/// same one. Whatever the parts and the host hold, the result is one `<left@right>` token.
+#[must_use]
+pub fn message_id(parts: &[&str], host: &str) -> String {
+    let clean = |s: &str, max: usize| {
+        let s: String =
+            s.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(max).collect();
+        if s.is_empty() { "x".to_owned() } else { s }
+    };
+    let left: Vec<String> = parts.iter().map(|part| clean(part, 64)).collect();
+    let right: Vec<String> = host.split('.').take(8).map(|label| clean(label, 63)).collect();
+    format!("<{}@{}.soakd>", left.join("."), right.join("."))
+}

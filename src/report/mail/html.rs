@@ -65,7 +65,9 @@ pub(super) fn html(document: &Document) -> String {
     }
     for (heading, blocks) in &document.sections {
         let _ = writeln!(out, "<h2>{}</h2>", escape(heading));
-        blocks.iter().for_each(|block| push(&mut out, block));
+        for block in blocks {
+            push(&mut out, block);
+        }
     }
     let _ = write!(out, "<footer><p>{}</p></footer>\n</main>\n</body>\n</html>\n", escape(&document.foot));
     out
@@ -98,9 +100,9 @@ fn push(out: &mut String, block: &Block) {
 
 fn list(out: &mut String, tag: &str, items: &[String]) {
     let _ = writeln!(out, "<{tag}>");
-    items.iter().for_each(|item| {
+    for item in items {
         let _ = writeln!(out, "<li>{}</li>", escape(item));
-    });
+    }
     let _ = writeln!(out, "</{tag}>");
 }
 
@@ -121,9 +123,9 @@ fn table(out: &mut String, t: &Table) {
         "<div class=\"wide\"><table class=\"figures\">\n<caption>{}</caption>\n<thead><tr>",
         escape(&t.caption)
     );
-    t.columns.iter().for_each(|c| {
+    for c in &t.columns {
         let _ = write!(out, "<th scope=\"col\">{}</th>", escape(c));
-    });
+    }
     let _ = writeln!(out, "</tr></thead>\n<tbody>");
     for row in &t.rows {
         let _ = write!(out, "<tr>");
