@@ -1,0 +1,462 @@
+//! The picture of a series: samples (smallest to largest, and median), the fitted drift with its 95 % interval, what the
+//! tolerance allows, warm-up, gaps and events, on one axis of time. Several panels share that axis.
+//!
+//! Pure: points, finding and events in; SVG, PNG or a terminal's lines out. Which samples belong into it, and what they
+//! mean, is the caller's business.
+
+use super::columns::{Column, thin};
+use super::scale::{Unit, bytes, moment, signed_bytes, ticks, time_ticks};
+use super::scene::{Anchor, Draw, Frame, Ink, Scene, text_width};
+use super::{png, svg};
+use crate::model::event::EventSeverity;
+use crate::model::finding::{Finding, Verdict};
+use crate::model::series::Point;
+
+/// What is judged: so many bytes, up or down, over so long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// Bytes over the horizon, either way.
+    pub bytes: f64,
+    /// Seconds.
+    pub horizon_s: f64,
+}
+
+/// An event on the axis of time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mark {
+    /// When.
+    pub unix_s: f64,
+    /// How bad.
+    pub severity: EventSeverity,
+    /// One line, shown when pointed at and read aloud.
+    pub label: String,
+}
+
+/// A time in which something held: a gap, a warm-up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// From, seconds since the epoch.
+    pub from_s: f64,
+    /// To.
+    pub to_s: f64,
+    /// What it was, such as `supervisor_down`.
+    pub label: String,
+}
+
+/// One series in the picture.
+#[derive(Debug, Clone)]
+pub struct Panel {
+    /// Its name, such as `worker-0.anon_swap`.
+    pub title: String,
+    /// What y measures.
+    pub unit: Unit,
+    /// Its samples, thinned.
+    pub columns: Vec<Column>,
+    /// What the analysis says of it, if it was judged.
+    pub finding: Option<Finding>,
+    /// Against which tolerance.
+    pub tolerance: Option<Tolerance>,
+    /// Shown, not judged.
+    pub warm_up: Option<Span>,
+    /// More lines in the same panel: name and columns (medians are drawn).
+    pub others: Vec<(String, Vec<Column>)>,
+}
+
+impl Panel {
+    /// A judged series of bytes from its raw points (in order of time).
+    #[must_use]
+    pub fn of_points(title: &str, points: &[Point], finding: Option<Finding>, tolerance: Option<Tolerance>) -> Self {
+        let samples = points.iter().map(|p| (p.unix_s, p.bytes, p.segment));
+        Panel {
+            title: title.to_owned(),
+            unit: Unit::Bytes,
+            columns: thin(samples, COLUMNS_MAX),
+            finding,
+            tolerance,
+            warm_up: None,
+            others: Vec::new(),
+        }
+    }
+}
+
+/// As many columns as a picture of a usual width has pixels.
+const COLUMNS_MAX: usize = 700;
+
+/// One or more panels on one axis of time.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    /// From top to bottom.
+    pub panels: Vec<Panel>,
+    /// Events, drawn through all panels.
+    pub marks: Vec<Mark>,
+    /// Times in which nothing was watched.
+    pub gaps: Vec<Span>,
+    /// From and to, seconds since the epoch; `None`: as long as the samples.
+    pub window: Option<(f64, f64)>,
+    /// Logical pixels.
+    pub width: f64,
+    /// Height of each panel's plot, logical pixels.
+    pub panel_height: f64,
+}
+
+impl Picture {
+    /// One panel in the size that suits a mail.
+    #[must_use]
+    pub fn of(panel: Panel) -> Self {
+        Picture {
+            panels: vec![panel],
+            marks: Vec::new(),
+            gaps: Vec::new(),
+            window: None,
+            width: 760.0,
+            panel_height: 210.0,
+        }
+    }
+
+    /// A file of its own: colours, dark mode and font names are in it.
+    #[must_use]
+    pub fn svg(&self) -> String {
+        svg::document(&scene(self))
+    }
+
+    /// PNG bytes, `scale` device pixels a logical one; 2 suits sharp screens and mails.
+    pub fn png(&self, scale: u32) -> Result<Vec<u8>, png::PngError> {
+        png::encode(&scene(self), scale)
+    }
+}
+
+/// One sentence on what was found, for captions and screen readers.
+#[must_use]
+pub fn sentence(finding: &Finding, tolerance: Option<Tolerance>) -> String {
+    let [lo, hi] = finding.drift_ci95_bytes;
+    let over = tolerance.map_or_else(String::new, |t| format!(" over {}", super::scale::duration(t.horizon_s)));
+    let word = match finding.verdict {
+        Verdict::Within => "within tolerance",
+        Verdict::Outside => "outside tolerance",
+        Verdict::Inconclusive => "inconclusive",
+    };
+    let shape = match finding.shape {
+        crate::model::finding::Shape::None => String::new(),
+        shape => format!(" ({})", shape.as_str().replace('_', " ")),
+    };
+    let drift = signed_bytes(finding.drift_bytes);
+    format!("{word}{shape}: {drift}{over}, 95 % interval {} to {}", signed_bytes(lo), signed_bytes(hi))
+}
+
+/// Room around the plots, logical pixels.
+const LEFT: f64 = 74.0;
+const RIGHT: f64 = 16.0;
+const HEAD: f64 = 44.0;
+const FOOT: f64 = 26.0;
+
+/// Lays the picture out.
+#[must_use]
+pub fn scene(picture: &Picture) -> Scene {
+    let window = window(picture);
+    let mut items = Vec::new();
+    let mut top = 0.0;
+    for panel in &picture.panels {
+        let frame = Frame {
+            left: LEFT,
+            top: top + HEAD,
+            width: (picture.width - LEFT - RIGHT).max(50.0),
+            height: picture.panel_height.max(20.0),
+            x: window,
+            y: value_range(panel, window),
+            unit: panel.unit,
+            timed: true,
+        };
+        heading(&mut items, panel, top, picture.width);
+        axes(&mut items, &frame);
+        items.push(Draw::Plot { frame, items: contents(panel, picture, &frame) });
+        top += HEAD + frame.height + FOOT;
+    }
+    let names: Vec<&str> = picture.panels.iter().map(|p| p.title.as_str()).collect();
+    Scene {
+        width: picture.width,
+        height: top.max(1.0),
+        title: format!("{} from {} to {}", names.join(", "), moment(window.0), moment(window.1)),
+        description: description(picture),
+        items,
+    }
+}
+
+fn description(picture: &Picture) -> String {
+    let mut parts: Vec<String> = picture
+        .panels
+        .iter()
+        .map(|p| match &p.finding {
+            Some(finding) => format!("{}: {}.", p.title, sentence(finding, p.tolerance)),
+            None => format!("{}: {}.", p.title, span_of(p)),
+        })
+        .collect();
+    if !picture.marks.is_empty() {
+        let errors = picture.marks.iter().filter(|m| m.severity == EventSeverity::Error).count();
+        parts.push(format!("{} events, {errors} of them errors.", picture.marks.len()));
+    }
+    parts.join(" ")
+}
+
+fn span_of(panel: &Panel) -> String {
+    let (lo, hi) = panel.columns.iter().fold((f64::MAX, f64::MIN), |(lo, hi), c| (lo.min(c.min), hi.max(c.max)));
+    if lo > hi {
+        "no samples".into()
+    } else {
+        format!("from {} to {}", panel.unit.write(lo, (hi - lo) / 10.0), panel.unit.write(hi, (hi - lo) / 10.0))
+    }
+}
+
+fn window(picture: &Picture) -> (f64, f64) {
+    let (from, to) = picture.window.unwrap_or_else(|| {
+        let all = picture.panels.iter().flat_map(|p| p.columns.iter().chain(p.others.iter().flat_map(|(_, c)| c)));
+        all.fold((f64::MAX, f64::MIN), |(lo, hi), c| (lo.min(c.unix_s), hi.max(c.unix_s)))
+    });
+    if from < to {
+        (from, to)
+    } else if from <= to {
+        (from - 0.5, to + 0.5)
+    } else {
+        (0.0, 1.0) // no samples at all
+    }
+}
+
+/// From the smallest to the largest sample, but not out to what lies far off the rest (a load that ramps from nothing,
+/// one wild reading): such samples leave the picture at its edge rather than flatten everything else.
+fn value_range(panel: &Panel, window: (f64, f64)) -> (f64, f64) {
+    let inside = |c: &&Column| c.unix_s >= window.0 && c.unix_s <= window.1;
+    let all = || panel.columns.iter().chain(panel.others.iter().flat_map(|(_, c)| c)).filter(inside);
+    let mut medians: Vec<f64> = all().map(|c| c.median).collect();
+    if medians.is_empty() {
+        return (0.0, 1.0);
+    }
+    medians.sort_unstable_by(f64::total_cmp);
+    let quantile = |q: f64| medians[((medians.len() - 1) as f64 * q).round() as usize];
+    let (q_lo, q_hi) = (quantile(0.03), quantile(0.97));
+    let reach = 3.0 * (q_hi - q_lo) + if panel.unit == Unit::Bytes { 4.0 * 4096.0 } else { 0.0 };
+    let (fence_lo, fence_hi) = (q_lo - reach, q_hi + reach);
+    let (mut lo, mut hi) =
+        all().fold((q_lo, q_hi), |(lo, hi), c| (lo.min(c.min.max(fence_lo)), hi.max(c.max.min(fence_hi))));
+    let range = hi - lo;
+    for fit in fits(panel) {
+        // What the tolerance allows is shown wherever it does not make the samples a hairline.
+        let allowed = fit.rise(fit.allowed_per_s);
+        if allowed < 40.0 * range.max(allowed / 60.0) {
+            lo = lo.min(fit.level - allowed * 1.08);
+            hi = hi.max(fit.level + allowed * 1.08);
+        }
+        hi = hi.max(fit.level + fit.rise(fit.per_s[2]).clamp(0.0, 2.0 * range));
+        lo = lo.min(fit.level + fit.rise(fit.per_s[0]).clamp(-2.0 * range, 0.0));
+    }
+    let room = ((hi - lo) * 0.06).max(hi.abs().max(1.0) * 1e-6);
+    let floor = if lo >= 0.0 { 0.0 } else { f64::MIN };
+    ((lo - room).max(floor), hi + room)
+}
+
+/// The fitted line of one incarnation.
+struct Fit {
+    from_s: f64,
+    to_s: f64,
+    /// Bytes at `from_s`.
+    level: f64,
+    /// Bytes per second: low end of the interval, estimate, high end.
+    per_s: [f64; 3],
+    /// Bytes per second that use up the tolerance exactly.
+    allowed_per_s: f64,
+}
+
+impl Fit {
+    fn rise(&self, per_s: f64) -> f64 {
+        per_s * (self.to_s - self.from_s)
+    }
+}
+
+/// A line through each incarnation that is long enough to carry one: the finding's drift, at that incarnation's level.
+fn fits(panel: &Panel) -> Vec<Fit> {
+    let (Some(finding), Some(tolerance)) = (&panel.finding, panel.tolerance) else { return Vec::new() };
+    let figures = [finding.drift_bytes, finding.drift_ci95_bytes[0], finding.drift_ci95_bytes[1]];
+    if tolerance.horizon_s <= 0.0 || figures.iter().any(|f| !f.is_finite() || f.abs() > 1e18) {
+        return Vec::new();
+    }
+    let warm_until = panel.warm_up.as_ref().map_or(f64::MIN, |s| s.to_s);
+    let settled: Vec<&Column> = panel.columns.iter().filter(|c| c.unix_s >= warm_until).collect();
+    let whole = settled.last().zip(settled.first()).map_or(0.0, |(l, f)| l.unix_s - f.unix_s);
+    let [lo, hi] = finding.drift_ci95_bytes.map(|b| b / tolerance.horizon_s);
+    let slope = finding.drift_bytes / tolerance.horizon_s;
+    settled
+        .chunk_by(|a, b| a.segment == b.segment)
+        .filter(|chunk| chunk.len() >= 3 && chunk[chunk.len() - 1].unix_s - chunk[0].unix_s > 0.05 * whole)
+        .map(|chunk| {
+            let (from_s, to_s) = (chunk[0].unix_s, chunk[chunk.len() - 1].unix_s);
+            let mut levels: Vec<f64> = chunk.iter().map(|c| c.median - slope * (c.unix_s - from_s)).collect();
+            let middle = levels.len() / 2;
+            let (_, level, _) = levels.select_nth_unstable_by(middle, f64::total_cmp);
+            let allowed_per_s = tolerance.bytes / tolerance.horizon_s;
+            Fit { from_s, to_s, level: *level, per_s: [lo, slope, hi], allowed_per_s }
+        })
+        .collect()
+}
+
+fn heading(items: &mut Vec<Draw>, panel: &Panel, top: f64, width: f64) {
+    let text = |x: f64, y: f64, text: String, anchor: Anchor, ink: Ink, size: f64, bold: bool| Draw::Text {
+        x,
+        y,
+        text,
+        anchor,
+        ink,
+        size,
+        bold,
+    };
+    items.push(text(LEFT, top + 17.0, panel.title.clone(), Anchor::Start, Ink::Text, 13.0, true));
+    let (caption, ink) = match &panel.finding {
+        Some(finding) => (sentence(finding, panel.tolerance), verdict_ink(finding.verdict)),
+        None => (span_of(panel), Ink::Dim),
+    };
+    items.push(text(LEFT, top + 34.0, caption, Anchor::Start, ink, 12.0, false));
+    let mut x = width - RIGHT;
+    let legend: Vec<(String, Ink)> = match (&panel.finding, panel.tolerance) {
+        (Some(_), Some(t)) => vec![
+            (format!("tolerance ±{}", bytes(t.bytes)), Ink::Tolerance),
+            ("drift, 95 % interval".into(), Ink::Fit),
+            ("samples".into(), Ink::Sample),
+        ],
+        _ => panel
+            .others
+            .iter()
+            .rev()
+            .zip([Ink::Third, Ink::Second].iter().cycle().skip(panel.others.len() % 2))
+            .map(|((name, _), ink)| (name.clone(), *ink))
+            .collect(),
+    };
+    for (name, ink) in legend {
+        items.push(text(x, top + 17.0, name.clone(), Anchor::End, Ink::Dim, 11.0, false));
+        x -= text_width(&name, 11.0) + 5.0;
+        items.push(Draw::Line {
+            points: vec![(x - 14.0, top + 13.0), (x, top + 13.0)],
+            ink,
+            width: 2.5,
+            dashed: ink == Ink::Tolerance,
+        });
+        x -= 28.0;
+    }
+}
+
+/// The colour of a verdict.
+#[must_use]
+pub fn verdict_ink(verdict: Verdict) -> Ink {
+    match verdict {
+        Verdict::Within => Ink::Good,
+        Verdict::Outside => Ink::Error,
+        Verdict::Inconclusive => Ink::Warning,
+    }
+}
+
+fn axes(items: &mut Vec<Draw>, frame: &Frame) {
+    let label = |x: f64, y: f64, text: String, anchor: Anchor| Draw::Text {
+        x,
+        y,
+        text,
+        anchor,
+        ink: Ink::Dim,
+        size: 11.0,
+        bold: false,
+    };
+    let grid = |points: Vec<(f64, f64)>| Draw::Line { points, ink: Ink::Grid, width: 1.0, dashed: false };
+    let (values, step) = ticks(frame.y.0, frame.y.1, (frame.height / 42.0) as usize);
+    for value in values {
+        let (_, y) = frame.at(frame.x.0, value);
+        items.push(grid(vec![(frame.left, y), (frame.left + frame.width, y)]));
+        items.push(label(frame.left - 7.0, y + 4.0, frame.unit.write(value, step), Anchor::End));
+    }
+    let bottom = frame.top + frame.height;
+    for (t, text) in time_ticks(frame.x.0, frame.x.1, (frame.width / 80.0) as usize) {
+        let (x, _) = frame.at(t, frame.y.0);
+        items.push(grid(vec![(x, frame.top), (x, bottom)]));
+        items.push(label(x, bottom + 16.0, text, Anchor::Middle));
+    }
+}
+
+fn contents(panel: &Panel, picture: &Picture, frame: &Frame) -> Vec<Draw> {
+    let mut items = Vec::new();
+    let slab = |from: f64, to: f64, ink: Ink, hint: String| {
+        let (x0, x1) = (frame.at(from, 0.0).0, frame.at(to, 0.0).0);
+        let (top, bottom) = (frame.top, frame.top + frame.height);
+        Draw::Area { points: vec![(x0, top), (x1, top), (x1, bottom), (x0, bottom)], ink, hint }
+    };
+    let fits = fits(panel);
+    for fit in &fits {
+        tolerance(&mut items, fit, frame);
+    }
+    if let Some(span) = &panel.warm_up {
+        items.push(slab(span.from_s, span.to_s, Ink::WarmUp, format!("warm-up: {}", span.label)));
+    }
+    for gap in &picture.gaps {
+        items.push(slab(gap.from_s, gap.to_s, Ink::Gap, format!("not watched: {}", gap.label)));
+    }
+    samples(&mut items, &panel.columns, frame, (Ink::Sample, Some(Ink::Envelope)));
+    for ((_, columns), ink) in panel.others.iter().zip([Ink::Second, Ink::Third].into_iter().cycle()) {
+        samples(&mut items, columns, frame, (ink, None));
+    }
+    for fit in &fits {
+        drift(&mut items, fit, frame);
+    }
+    for mark in &picture.marks {
+        let x = frame.at(mark.unix_s, 0.0).0;
+        let (ink, half) = match mark.severity {
+            EventSeverity::Info => (Ink::Info, 0.5),
+            EventSeverity::Warning => (Ink::Warning, 0.8),
+            EventSeverity::Error => (Ink::Error, 1.0),
+        };
+        let foot = match mark.severity {
+            EventSeverity::Info => frame.top + frame.height * 0.06, // for the record: a tick, not a bar
+            _ => frame.top + frame.height,
+        };
+        let points = vec![(x - half, frame.top), (x + half, frame.top), (x + half, foot), (x - half, foot)];
+        items.push(Draw::Area { points, ink, hint: format!("{} {}", moment(mark.unix_s), mark.label) });
+    }
+    items
+}
+
+/// Where the series may go from its level at the start without using the tolerance up faster than the horizon allows.
+fn tolerance(items: &mut Vec<Draw>, fit: &Fit, frame: &Frame) {
+    let start = frame.at(fit.from_s, fit.level);
+    let up = frame.at(fit.to_s, fit.level + fit.rise(fit.allowed_per_s));
+    let down = frame.at(fit.to_s, fit.level - fit.rise(fit.allowed_per_s));
+    items.push(Draw::Area { points: vec![start, up, down], ink: Ink::Allowed, hint: String::new() });
+    for end in [up, down] {
+        items.push(Draw::Line { points: vec![start, end], ink: Ink::Tolerance, width: 1.4, dashed: true });
+    }
+}
+
+fn drift(items: &mut Vec<Draw>, fit: &Fit, frame: &Frame) {
+    let start = frame.at(fit.from_s, fit.level);
+    let [lo, middle, hi] = fit.per_s.map(|per_s| frame.at(fit.to_s, fit.level + fit.rise(per_s)));
+    items.push(Draw::Area { points: vec![start, hi, lo], ink: Ink::Band, hint: String::new() });
+    items.push(Draw::Line { points: vec![start, middle], ink: Ink::Fit, width: 2.0, dashed: false });
+}
+
+/// Runs of columns without a hole: neither another incarnation nor a time without samples between them.
+fn unbroken(columns: &[Column]) -> impl Iterator<Item = &[Column]> {
+    let mut steps: Vec<f64> = columns.windows(2).map(|w| w[1].unix_s - w[0].unix_s).collect();
+    let usual = if steps.is_empty() {
+        f64::MAX
+    } else {
+        let middle = steps.len() / 2;
+        *steps.select_nth_unstable_by(middle, f64::total_cmp).1
+    };
+    columns.chunk_by(move |a, b| a.segment == b.segment && b.unix_s - a.unix_s <= 4.0 * usual)
+}
+
+fn samples(items: &mut Vec<Draw>, columns: &[Column], frame: &Frame, (ink, envelope): (Ink, Option<Ink>)) {
+    for piece in unbroken(columns) {
+        if let Some(envelope) = envelope {
+            let upper = piece.iter().map(|c| frame.at(c.unix_s, c.max));
+            let lower = piece.iter().rev().map(|c| frame.at(c.unix_s, c.min));
+            items.push(Draw::Area { points: upper.chain(lower).collect(), ink: envelope, hint: String::new() });
+        }
+        let mut points: Vec<(f64, f64)> = piece.iter().map(|c| frame.at(c.unix_s, c.median)).collect();
+        if let [(x, y)] = points[..] {
+            points = vec![(x - 1.0, y), (x + 1.0, y)]; // a lone column is seen, too
+        }
+        items.push(Draw::Line { points, ink, width: 1.5, dashed: false });
+    }
+}
