@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. This file holds what they share: exit codes, `--format`, errors as prose.
 
 pub mod analyze;
+pub mod internal_probe;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -58,6 +59,9 @@ struct Cli {
 enum Command {
     /// Judge whether the memory in a CSV file drifts by more than the tolerance.
     Analyze(analyze::Args),
+    /// The child that reads /proc and NVML.
+    #[command(hide = true)]
+    InternalProbe(internal_probe::Args),
     /// The version, as `--version` prints it.
     #[command(hide = true)]
     Version,
@@ -75,6 +79,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
     };
     let done: Done = match cli.command {
         Command::Analyze(args) => analyze::execute(&args),
+        Command::InternalProbe(args) => internal_probe::execute(&args),
         Command::Version => {
             println!("soakd {}", env!("CARGO_PKG_VERSION"));
             Ok(Outcome::Passed)

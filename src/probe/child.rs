@@ -1,0 +1,170 @@
+//! The probe's main loop: frames in, readings out, and a driver that may hang without stopping either.
+//!
+//! The main thread reads stdin, /proc and cgroups and always answers. The driver has a thread of its own, which is asked
+//! over a channel and given a moment; when it has not answered, the GPUs are [`Gpus::Silent`] and the rest goes out.
+
+use super::gpu::{self, GpuReadings};
+use super::protocol::{FromProbe, GpuEvent, GpuFailure, Gpus, Outcome, ProcessAnswer, Readings, Setup, Tick, ToProbe};
+use super::{cgroup, host, process};
+use crate::wire::{self, Decoder};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+/// Why the probe ended without being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The supervisor sent what is no message.
+    #[error("the supervisor's frames: {0}")]
+    Wire(#[from] wire::WireError),
+    /// A pipe broke.
+    #[error("the supervisor's pipe: {0}")]
+    Io(#[from] std::io::Error),
+    /// The first frame was not `Start`, or a later one was.
+    #[error("a frame out of order: {0}")]
+    Order(&'static str),
+}
+
+/// Answers frames from `input` on `output` until `input` ends.
+pub fn serve(mut input: impl Read, mut output: impl Write) -> Result<(), ProbeError> {
+    let (mut decoder, mut buffer) = (Decoder::default(), vec![0u8; 64 << 10]);
+    let mut probe: Option<Probe> = None;
+    loop {
+        let count = match input.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        decoder.push(&buffer[..count]);
+        while let Some(message) = decoder.next::<ToProbe>()? {
+            let answer = match (message, &mut probe) {
+                (ToProbe::Start(setup), None) => {
+                    probe = Some(Probe::new(setup));
+                    FromProbe::Ready { pid: std::process::id() as i32 }
+                }
+                (ToProbe::Start(_), Some(_)) => return Err(ProbeError::Order("start came twice")),
+                (ToProbe::Tick(_), None) => return Err(ProbeError::Order("a tick came before start")),
+                (ToProbe::Tick(tick), Some(probe)) => FromProbe::Readings(Box::new(probe.read(&tick))),
+            };
+            output.write_all(&wire::encode(&answer))?;
+            output.flush()?;
+        }
+    }
+}
+
+/// The state between two ticks.
+struct Probe {
+    setup: Setup,
+    cgroup: Outcome<PathBuf>,
+    driver: Driver,
+}
+
+impl Probe {
+    fn new(setup: Setup) -> Self {
+        let driver = Driver::start(setup.nvml_library.clone());
+        Probe { setup, cgroup: cgroup::own(), driver }
+    }
+
+    fn read(&mut self, tick: &Tick) -> Readings {
+        // The driver works while /proc is read.
+        self.driver.ask();
+        let mut processes: Vec<ProcessAnswer> = tick
+            .processes
+            .iter()
+            .map(|watched| ProcessAnswer { pid: watched.pid, reading: process::read(watched.pid, tick.read_pss) })
+            .collect();
+        let host = host::read(&self.setup.disk_path);
+        let cgroup = cgroup::read(&self.cgroup);
+        let GpuReadings { gpus, vram_bytes } = self.driver.answer(Duration::from_millis(self.setup.gpu_grace_ms));
+        for answer in &mut processes {
+            if let Outcome::Present(figures) = &mut answer.reading {
+                // A process that the driver does not list has no context, or another process id over there: not zero.
+                figures.reading.vram_bytes = vram_bytes.get(&answer.pid).copied();
+            }
+        }
+        let (gpu_events, gpu_events_dropped) = self.driver.events();
+        Readings { tick: tick.tick, processes, host, cgroup, gpus, gpu_events, gpu_events_dropped }
+    }
+}
+
+/// Events that wait to be fetched, and how many found no room.
+type Queue = Arc<Mutex<(Vec<GpuEvent>, u64)>>;
+
+/// The thread that talks to the driver, seen from the one that must not wait for it.
+struct Driver {
+    requests: mpsc::Sender<()>,
+    answers: mpsc::Receiver<GpuReadings>,
+    queue: Queue,
+    /// Ticks for which an answer has been outstanding.
+    outstanding_ticks: u64,
+}
+
+impl Driver {
+    fn start(library: Option<PathBuf>) -> Self {
+        let (requests, asked) = mpsc::channel();
+        let (reply, answers) = mpsc::channel();
+        let queue = Queue::default();
+        let events = Arc::clone(&queue);
+        // The thread is left to itself: when the process ends, so does it, hung or not.
+        let spawned = std::thread::Builder::new().name("gpu-driver".to_owned()).spawn(move || {
+            gpu::serve(library.as_deref(), &asked, &reply, &move |event| {
+                let mut queue = events.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if queue.0.len() < gpu::EVENTS_MAX {
+                    queue.0.push(event);
+                } else {
+                    queue.1 += 1;
+                }
+            });
+        });
+        // Without the thread both channels are closed, which `answer` tells as a failure.
+        drop(spawned);
+        Driver { requests, answers, queue, outstanding_ticks: 0 }
+    }
+
+    /// Asks, unless an earlier question is still open.
+    fn ask(&mut self) {
+        if self.outstanding_ticks > 0 && self.answers.try_recv().is_ok() {
+            self.outstanding_ticks = 0; // it came late: figures of an earlier tick, not of this one
+        }
+        if self.outstanding_ticks == 0 {
+            let _ = self.requests.send(()); // a thread that is gone is found out by `answer`
+        }
+        self.outstanding_ticks += 1;
+    }
+
+    fn answer(&mut self, grace: Duration) -> GpuReadings {
+        // What did not answer one tick's question will not answer the next one's in time either.
+        let grace = if self.outstanding_ticks > 1 { Duration::ZERO } else { grace };
+        let gpus = match self.answers.recv_timeout(grace) {
+            Ok(readings) if self.outstanding_ticks == 1 => {
+                self.outstanding_ticks = 0;
+                return readings;
+            }
+            Ok(_) => {
+                let ticks = std::mem::take(&mut self.outstanding_ticks);
+                Gpus::Silent { ticks }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => Gpus::Silent { ticks: self.outstanding_ticks },
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                let what = "driver thread".to_owned();
+                let meaning = "the thread that reads the driver could not start, or has panicked".to_owned();
+                Gpus::Failed(GpuFailure { what, code: 999, meaning, lost: false })
+            }
+        };
+        GpuReadings { gpus, vram_bytes: std::collections::BTreeMap::new() }
+    }
+
+    fn events(&self) -> (Vec<GpuEvent>, u64) {
+        let mut queue = self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (std::mem::take(&mut queue.0), std::mem::take(&mut queue.1))
+    }
+}
+
+/// Takes stdout for frames and points file descriptor 1 at stderr, so that a library which prints does not garble them.
+pub fn claim_stdout() -> std::io::Result<std::fs::File> {
+    let frames = nix::unistd::dup(std::io::stdout())?;
+    nix::unistd::dup2_stdout(std::io::stderr())?;
+    Ok(std::fs::File::from(frames))
+}
