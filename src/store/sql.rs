@@ -167,11 +167,13 @@ impl Reader {
                 match failure.code {
                     Code::OperationInterrupted => QueryError::TimedOut,
                     Code::AuthorizationForStatementDenied => QueryError::Forbidden(message),
-                    Code::Unknown if message.starts_with("not authorized") => QueryError::Forbidden(message),
                     Code::Unknown => QueryError::Sql { hint: self.hint(sql, &message), message },
                     Code::TooBig => QueryError::Sql { message: "a value of more than 4 MB".into(), hint: None },
                     _ => QueryError::Store(StoreError::from_sqlite(&self.path, error).to_string()),
                 }
+            }
+            rusqlite::Error::SqlInputError { msg, .. } if msg.starts_with("not authorized") => {
+                QueryError::Forbidden(msg.clone())
             }
             rusqlite::Error::SqlInputError { msg, .. } => {
                 QueryError::Sql { message: msg.clone(), hint: self.hint(sql, msg) }
