@@ -3,6 +3,115 @@
 //! [`Engine`] is all that the worker sees. A back end owns its weights, its KV cache and its buffers; everything is
 //! allocated when it is made and nothing in the loop. Tokens are greedy (argmax; the lowest id wins a tie), and a
 //! slot's tokens do not depend on what else is in the batch, bit for bit.
+//!
+//! Reading order: [`block`] (tensor types), [`gguf`] (the container), [`arch`] (the llama architecture), [`recipe`] and
+//! [`synth`] (variants and generated weights), [`weights`] (a model before a back end takes it), then the back ends.
+
+pub mod arch;
+pub mod block;
+pub mod cpu;
+pub mod gguf;
+pub mod recipe;
+pub mod synth;
+pub mod weights;
+
+pub use recipe::Variant;
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// Threads of this machine.
+    Cpu,
+    /// One NVIDIA GPU, by its CUDA ordinal.
+    Cuda {
+        /// As `CUDA_VISIBLE_DEVICES` leaves them, from 0.
+        device: u32,
+    },
+}
+
+/// What to load, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// A GGUF file's path, or `synthetic:NAME` ([`synth::SHAPES`]).
+    pub model: String,
+    /// Where it runs.
+    pub backend: Backend,
+    /// Types of a synthetic model's weights; a file has its own.
+    pub variant: Variant,
+    /// Streams.
+    pub slots: usize,
+    /// Positions of each stream's cache; `None`: what the model was made for, at most [`CONTEXT_DEFAULT`].
+    pub context_tokens: Option<usize>,
+    /// CPU threads, the caller's included; 0: as many as there are cores.
+    pub threads: usize,
+    /// Seed of a synthetic model's weights.
+    pub seed: u64,
+}
+
+/// Longest context unless one is asked for: enough for prompts of a soak, and 16 streams of it fit beside a 22B model.
+pub const CONTEXT_DEFAULT: usize = 2048;
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions {
+            model: "synthetic:small".into(),
+            backend: Backend::Cpu,
+            variant: Variant::Q4_K,
+            slots: 1,
+            context_tokens: None,
+            threads: 0,
+            seed: 1,
+        }
+    }
+}
+
+/// Loads a model into a back end.
+pub fn load(options: &LoadOptions) -> Result<Box<dyn Engine>, EngineError> {
+    let model = weights::Model::open(&options.model, options.variant, options.seed)?;
+    let context_tokens = options.context_tokens.unwrap_or_else(|| model.arch.context_tokens.min(CONTEXT_DEFAULT));
+    match options.backend {
+        Backend::Cpu => {
+            let threads = match options.threads {
+                0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+                given => given,
+            };
+            let options = cpu::CpuOptions { slots: options.slots, context_tokens, threads };
+            Ok(Box::new(cpu::CpuEngine::new(&model, options)?))
+        }
+        Backend::Cuda { .. } => Err(EngineError::Request("this build has no CUDA back end; use --backend cpu".into())),
+    }
+}
+
+/// The greedy choice: the highest logit; the lowest id wins a tie, and NaN never wins.
+#[must_use]
+pub fn greedy(logits: &[f32]) -> u32 {
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (id, &logit) in logits.iter().enumerate() {
+        if logit > best.0 {
+            best = (logit, id as u32);
+        }
+    }
+    best.1
+}
+
+/// Hash of the bits of a row of logits: eight interleaved FNV-1a lanes over the 32-bit words, then one over the lanes.
+/// Every back end uses it, so that hashes of equal logits are equal.
+#[must_use]
+pub fn hash_logits(logits: &[f32]) -> u64 {
+    const PRIME: u64 = 0x0000_0100_0000_01B3;
+    let mut lanes = [0xCBF2_9CE4_8422_2325_u64; 8];
+    let mix = |lane: &mut u64, logit: f32| *lane = (*lane ^ u64::from(logit.to_bits())).wrapping_mul(PRIME);
+    let chunks = logits.chunks_exact(8);
+    for (lane, &logit) in lanes.iter_mut().zip(chunks.remainder()) {
+        mix(lane, logit);
+    }
+    for chunk in chunks {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            mix(lane, logit);
+        }
+    }
+    lanes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &lane| (hash ^ lane ^ (lane >> 32)).wrapping_mul(PRIME))
+}
 
 /// What a loaded model is.
 #[derive(Debug, Clone, PartialEq)]
