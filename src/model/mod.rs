@@ -3,7 +3,9 @@
 //! No IO, no clock, no SQL. A raw reading and what is derived from it are different types.
 
 pub mod alert;
+pub mod columns;
 pub mod event;
+pub mod facts;
 pub mod finding;
 pub mod mail;
 pub mod process;

@@ -1,6 +1,5 @@
 //! Facts to text, HTML and plots. Pure: everything that is said comes in as plain facts, the time included.
 
-pub mod columns;
 pub mod mail;
 pub mod plot;
 pub mod png;

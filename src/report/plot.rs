@@ -4,10 +4,10 @@
 //! Pure: points, finding and events in; SVG, PNG or a terminal's lines out. Which samples belong into it, and what they
 //! mean, is the caller's business.
 
-use super::columns::{Column, thin};
 use super::scale::{Unit, bytes, moment, signed_bytes, ticks, time_ticks};
 use super::scene::{Anchor, Draw, Frame, Ink, Scene, text_width};
 use super::{png, svg};
+use crate::model::columns::{Column, thin};
 use crate::model::event::EventSeverity;
 use crate::model::finding::{Finding, Verdict};
 use crate::model::series::Point;

@@ -1,8 +1,8 @@
 //! A plot for terminals: braille dots, two by four to a cell, with the range and the times at its edges. No colours:
 //! what a pipe gets is what a screen shows.
 
-use super::columns::Column;
 use super::scale::{Unit, time_ticks};
+use crate::model::columns::Column;
 use std::fmt::Write;
 
 /// Dots of a braille cell by column and row, as Unicode numbers them.

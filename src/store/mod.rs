@@ -6,6 +6,8 @@
 //! Deciding what to write is left to the supervisor; what the rows mean is in `migrations/` and docs/database.md.
 
 mod error;
+mod facts;
+mod facts_series;
 mod open;
 mod outbox;
 mod read;

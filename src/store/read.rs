@@ -71,7 +71,7 @@ impl Store {
     }
 }
 
-fn plan(row: &Row<'_>) -> rusqlite::Result<RunPlan> {
+pub(super) fn plan(row: &Row<'_>) -> rusqlite::Result<RunPlan> {
     Ok(RunPlan {
         started: UnixMillis(row.get("started_unix_ms")?),
         duration_ms: row.get("duration_ms")?,
