@@ -2,6 +2,7 @@
 
 pub mod analyze;
 pub mod internal_probe;
+pub mod model;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -62,6 +63,8 @@ enum Command {
     /// The child that reads /proc and NVML.
     #[command(hide = true)]
     InternalProbe(internal_probe::Args),
+    /// Write a synthetic model, look into a model file, or print logits.
+    Model(model::Args),
     /// The version, as `--version` prints it.
     #[command(hide = true)]
     Version,
@@ -80,6 +83,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
     let done: Done = match cli.command {
         Command::Analyze(args) => analyze::execute(&args),
         Command::InternalProbe(args) => internal_probe::execute(&args),
+        Command::Model(args) => model::execute(&args),
         Command::Version => {
             println!("soakd {}", env!("CARGO_PKG_VERSION"));
             Ok(Outcome::Passed)

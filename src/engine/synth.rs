@@ -32,8 +32,13 @@
 //! scale are tied so that weights average zero (but for half a quant in Q4_0 and Q5_0, which have one value more below). With quants, sub-block scales and minima uniform over all their
 //! values, the standard deviation of a block's weights is a constant times `d`, worked out in [`spread`].
 
+use super::EngineError;
 use super::arch::{Architecture, Rope, RopeScaling};
 use super::block::BlockType;
+use super::gguf::{Planned, Value, Writer};
+use super::recipe::Variant;
+use super::weights::{Model, Origin, Tensor};
+use std::io::Write;
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
@@ -216,6 +221,58 @@ pub fn rope_base(name: &str) -> f64 {
         "22b" => 1_000_000.0,
         _ => 10_000.0,
     }
+}
+
+/// Metadata that describe a shape, as GGUF has them.
+fn metadata(shape: &str, arch: &Architecture, variant: Variant, seed: u64) -> Vec<(&'static str, Value)> {
+    let count = |n: usize| Value::Unsigned(n as u64);
+    vec![
+        ("general.architecture", Value::Text("llama".into())),
+        ("general.name", Value::Text(format!("synthetic:{shape} {variant} seed {seed}"))),
+        ("llama.block_count", count(arch.layers)),
+        ("llama.context_length", count(arch.context_tokens)),
+        ("llama.embedding_length", count(arch.width)),
+        ("llama.feed_forward_length", count(arch.feed_forward)),
+        ("llama.attention.head_count", count(arch.heads)),
+        ("llama.attention.head_count_kv", count(arch.kv_heads)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::Float(f64::from(arch.norm_epsilon))),
+        ("llama.rope.dimension_count", count(arch.rope.width)),
+        ("llama.rope.freq_base", Value::Float(rope_base(shape))),
+        ("llama.vocab_size", count(arch.vocab)),
+    ]
+}
+
+/// Blocks that are generated before they are written: some megabytes.
+const BLOCKS_AT_ONCE: usize = 1 << 15;
+
+/// Writes the model `synthetic:shape` as a GGUF file.
+pub fn write_gguf(shape: &str, variant: Variant, seed: u64, out: &mut dyn Write) -> Result<(), EngineError> {
+    let model = Model::synthetic(shape, variant, seed)?;
+    let failed = |error: std::io::Error| EngineError::File {
+        path: model.path.clone(),
+        reason: format!("cannot be written: {error}; check the free space of the disk"),
+    };
+    let dims = |tensor: &Tensor| {
+        let cols = tensor.cols as u64;
+        if tensor.name.ends_with("_norm.weight") { vec![cols] } else { vec![cols, tensor.rows as u64] }
+    };
+    let planned = model.tensors.iter();
+    let planned = planned.map(|t| Planned { name: t.name.clone(), ty: t.ty, dims: dims(t) }).collect();
+    let keys = metadata(shape, &model.arch, variant, seed);
+    let mut writer = Writer::new(out, &keys, planned).map_err(failed)?;
+    let mut buffer = Vec::new();
+    for tensor in &model.tensors {
+        let Origin::Generated(generator) = &tensor.origin else { unreachable!("synthetic tensors are generated") };
+        let blocks = tensor.bytes / tensor.ty.block_bytes();
+        for first in (0..blocks).step_by(BLOCKS_AT_ONCE) {
+            let count = (blocks - first).min(BLOCKS_AT_ONCE);
+            buffer.resize(count * tensor.ty.block_bytes(), 0);
+            generator.fill(first as u64, &mut buffer);
+            writer.part(&buffer).map_err(failed)?;
+        }
+    }
+    writer.finish().map_err(failed)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub struct Writer<W: Write> {
     out: W,
     planned: Vec<Planned>,
     next: usize,
+    /// Bytes of tensor `next` so far.
+    written: u64,
 }
 
 impl<W: Write> Writer<W> {
@@ -57,24 +59,30 @@ impl<W: Write> Writer<W> {
         }
         head.resize(head.len().next_multiple_of(ALIGNMENT_DEFAULT as usize), 0);
         out.write_all(&head)?;
-        Ok(Writer { out, planned, next: 0 })
+        Ok(Writer { out, planned, next: 0, written: 0 })
     }
 
-    /// Writes the bytes of the next planned tensor.
-    pub fn tensor(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes the next bytes of the tensor that is due; pads when it is whole.
+    pub fn part(&mut self, bytes: &[u8]) -> io::Result<()> {
         let tensor = self.planned.get(self.next).ok_or_else(|| io::Error::other("more tensors than were planned"))?;
-        if bytes.len() as u64 != tensor.bytes()? {
-            return Err(io::Error::other(format!("{}: {} bytes given", tensor.name, bytes.len())));
+        let whole = tensor.bytes()?;
+        self.written += bytes.len() as u64;
+        if self.written > whole {
+            return Err(io::Error::other(format!("{}: {} bytes given of {whole}", tensor.name, self.written)));
         }
-        self.next += 1;
         self.out.write_all(bytes)?;
-        let padding = bytes.len().next_multiple_of(ALIGNMENT_DEFAULT as usize) - bytes.len();
-        self.out.write_all(&[0; ALIGNMENT_DEFAULT as usize][..padding])
+        if self.written == whole {
+            self.next += 1;
+            self.written = 0;
+            let padding = whole.next_multiple_of(ALIGNMENT_DEFAULT) - whole;
+            self.out.write_all(&[0; ALIGNMENT_DEFAULT as usize][..padding as usize])?;
+        }
+        Ok(())
     }
 
     /// Ends the file.
     pub fn finish(mut self) -> io::Result<W> {
-        if self.next != self.planned.len() {
+        if self.next != self.planned.len() || self.written != 0 {
             return Err(io::Error::other("fewer tensors than were planned"));
         }
         self.out.flush()?;
@@ -87,7 +95,7 @@ pub fn write(metadata: &[(&str, Value)], tensors: &[(Planned, Vec<u8>)]) -> io::
     let planned = tensors.iter().map(|(plan, _)| plan.clone()).collect();
     let mut writer = Writer::new(Vec::new(), metadata, planned)?;
     for (_, bytes) in tensors {
-        writer.tensor(bytes)?;
+        writer.part(bytes)?;
     }
     writer.finish()
 }
