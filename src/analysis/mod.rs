@@ -3,6 +3,7 @@
 //! Pure: no IO, no clock, time comes in with the points. Where the points come from and what is done about a finding is
 //! left to others.
 
+pub mod fleet;
 mod ticks;
 
 use crate::model::finding::{Finding, Shape, Verdict};

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. This file holds what they share: exit codes, `--format`, errors as prose.
 
 pub mod analyze;
+mod fleet;
 pub mod internal_probe;
 pub mod model;
 
@@ -60,6 +61,8 @@ struct Cli {
 enum Command {
     /// Judge whether the memory in a CSV file drifts by more than the tolerance.
     Analyze(analyze::Args),
+    /// Many databases, one page: who leaks, who crashed, who differs.
+    Fleet(fleet::Args),
     /// The child that reads /proc and NVML.
     #[command(hide = true)]
     InternalProbe(internal_probe::Args),
@@ -82,6 +85,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
     };
     let done: Done = match cli.command {
         Command::Analyze(args) => analyze::execute(&args),
+        Command::Fleet(args) => fleet::execute(&args),
         Command::InternalProbe(args) => internal_probe::execute(&args),
         Command::Model(args) => model::execute(&args),
         Command::Version => {

@@ -7,6 +7,7 @@ pub mod columns;
 pub mod event;
 pub mod facts;
 pub mod finding;
+pub mod fleet;
 pub mod mail;
 pub mod process;
 pub mod run;

@@ -1,5 +1,6 @@
 //! Facts to text, HTML and plots. Pure: everything that is said comes in as plain facts, the time included.
 
+pub mod fleet;
 pub mod mail;
 pub mod plot;
 pub mod png;

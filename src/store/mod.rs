@@ -8,6 +8,7 @@
 mod error;
 mod facts;
 mod facts_series;
+mod fleet;
 mod open;
 mod outbox;
 mod read;
