@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. This file holds what they share: exit codes, `--format`, errors as prose.
 
 pub mod analyze;
+pub mod check;
 mod fleet;
 pub mod internal_probe;
 pub mod model;
@@ -63,6 +64,8 @@ enum Command {
     Analyze(analyze::Args),
     /// Many databases, one page: who leaks, who crashed, who differs.
     Fleet(fleet::Args),
+    /// Find everything that would stop a 48 h run, before it starts.
+    Check(check::Args),
     /// The child that reads /proc and NVML.
     #[command(hide = true)]
     InternalProbe(internal_probe::Args),
@@ -86,6 +89,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
     let done: Done = match cli.command {
         Command::Analyze(args) => analyze::execute(&args),
         Command::Fleet(args) => fleet::execute(&args),
+        Command::Check(args) => check::execute(&args),
         Command::InternalProbe(args) => internal_probe::execute(&args),
         Command::Model(args) => model::execute(&args),
         Command::Version => {

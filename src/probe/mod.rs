@@ -6,6 +6,7 @@
 //! is still sampled while the driver hangs. What a reading means, when a probe counts as hung, and what is written down
 //! is the supervisor's business; so is the time: the probe has no clock, it is asked.
 
+pub mod ask;
 pub mod cgroup;
 pub mod child;
 pub mod gpu;
