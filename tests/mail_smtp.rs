@@ -99,7 +99,7 @@ fn a_mail_arrives_as_it_was_written() {
 fn starttls_and_implicit_tls_with_a_private_ca_and_a_login() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let certificates = Certificates::make(dir.path());
-    for (tls, security) in [(Tls::StartTls, Security::StartTls), (Tls::Implicit, Security::Tls)] {
+    for (tls, security) in [(Tls::Starttls, Security::StartTls), (Tls::Implicit, Security::Tls)] {
         let server = SmtpServer::with(tls, Some(&certificates), Some(("soakd", "s3cret")), |_, _| Fault::None);
         let with = SmtpSettings {
             ca_file: Some(certificates.ca_file.clone()),
@@ -140,7 +140,7 @@ fn nothing_is_sent_to_a_server_that_cannot_be_trusted() {
     for (what, settings) in cases {
         let attempt = send(settings, &["ops@x.org"]);
         let (reason, answer_lost) = retry_reason(&attempt);
-        assert!(!answer_lost && reason.contains(":"), "{what}: {reason}");
+        assert!(!answer_lost && reason.contains(": "), "{what}: {reason}");
     }
     assert!(encrypted.received().is_empty() && plain.received().is_empty());
     let missing = SmtpSettings { ca_file: Some("/nonexistent/ca.pem".into()), ..settings(&encrypted, Security::Tls) };

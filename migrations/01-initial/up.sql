@@ -328,9 +328,12 @@ CREATE TABLE outbox (
   attempts        INTEGER NOT NULL DEFAULT 0,
   next_unix_ms    INTEGER NOT NULL,   -- not before
   last_error      TEXT,
+  failing_since_unix_ms INTEGER,      -- its first failed attempt
+  settled         TEXT NOT NULL DEFAULT '{}', -- JSON: recipient -> "delivered" or {"rejected": why}
   sent_unix_ms    INTEGER
 ) STRICT;
 CREATE INDEX outbox_by_state ON outbox (state, outbox_id);
+CREATE INDEX outbox_by_route ON outbox (state, route, outbox_id);
 
 -- Who is alive. The mailer watches the supervisor's row.
 CREATE TABLE heartbeat (

@@ -9,6 +9,7 @@
 
 mod backoff;
 mod courier;
+mod deadman;
 mod folder;
 mod message;
 mod outcome;
@@ -19,6 +20,7 @@ mod smtp;
 
 pub use backoff::Backoff;
 pub use courier::{Courier, Outbox, Retry, Round, Settled, Waiting};
+pub use deadman::{Deadman, Pulse, Word};
 pub use folder::Folder;
 pub use message::{ComposeError, Parcel, compose};
 pub use outcome::{Attempt, Outcome};

@@ -35,6 +35,7 @@ pub enum EventKind {
     ProbeCrash,
     ProbeHang,
     MailerCrash,
+    MailFailed,
     CanaryMissed,
     CanaryFound,
     GoldenRecorded,

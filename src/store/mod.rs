@@ -21,7 +21,7 @@ mod tests;
 
 pub use error::StoreError;
 pub use open::Mode;
-pub use outbox::{HeartbeatRow, OutboxCounts, OutboxRow};
+pub use outbox::{HeartbeatRow, MailRetry, OutboxCounts, SentMail};
 pub use write::Writing;
 
 use crate::model::time::UnixMillis;

@@ -5,24 +5,35 @@ use super::error::StoreError;
 use super::write::Writing;
 use super::{Store, read_json};
 use crate::model::alert::OutboxMail;
+use crate::model::mail::{Fate, QueuedMail};
 use crate::model::time::UnixMillis;
 use rusqlite::{OptionalExtension, Row, params};
+use std::collections::BTreeMap;
 
-/// A queued mail with its row.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OutboxRow {
-    /// Row of the `outbox` table; delivery is in this order.
-    pub outbox_id: i64,
-    /// Run it belongs to.
-    pub run_id: Option<i64>,
-    /// The mail.
-    pub mail: OutboxMail,
-    /// Times it was tried.
-    pub attempts: i64,
-    /// Not to be tried before.
+/// What an attempt that failed leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailRetry {
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Not before.
     pub next: UnixMillis,
-    /// What the server said last.
-    pub last_error: Option<String>,
+    /// When its first attempt failed.
+    pub failing_since: UnixMillis,
+    /// Why the last one did.
+    pub error: String,
+}
+
+/// A mail of the past or of the queue, as far as who wrote it needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentMail {
+    /// `queued`, `sent` or `failed`.
+    pub state: String,
+    /// When it was written.
+    pub at: UnixMillis,
+    /// Its Message-ID.
+    pub message_id: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// How much lies in the outbox.
@@ -82,45 +93,95 @@ impl Writing<'_> {
         row.ok_or_else(|| self.missing(format!("mail {}", mail.message_id)))
     }
 
-    /// The server took it.
-    pub fn mail_sent(&self, outbox_id: i64, at: UnixMillis) -> Result<(), StoreError> {
+    /// The server took it, for at least one recipient.
+    pub fn mail_sent(
+        &self,
+        outbox_id: i64,
+        at: UnixMillis,
+        settled: &BTreeMap<String, Fate>,
+    ) -> Result<(), StoreError> {
         self.execute(
-            "UPDATE outbox SET state = 'sent', attempts = attempts + 1, sent_unix_ms = ?2 WHERE outbox_id = ?1",
-            params![outbox_id, at.0],
+            "UPDATE outbox SET state = 'sent', attempts = attempts + 1, sent_unix_ms = ?2, settled = ?3
+             WHERE outbox_id = ?1",
+            params![outbox_id, at.0, json(settled)],
         )
         .map(|_| ())
     }
 
-    /// It was tried and is to be tried again, not before `next`.
-    pub fn mail_retry(&self, outbox_id: i64, next: UnixMillis, error: &str) -> Result<(), StoreError> {
+    /// It was tried and is to be tried again.
+    pub fn mail_retry(
+        &self,
+        outbox_id: i64,
+        retry: &MailRetry,
+        settled: &BTreeMap<String, Fate>,
+    ) -> Result<(), StoreError> {
         self.execute(
-            "UPDATE outbox SET attempts = attempts + 1, next_unix_ms = ?2, last_error = ?3 WHERE outbox_id = ?1",
-            params![outbox_id, next.0, error],
+            "UPDATE outbox SET attempts = ?2, next_unix_ms = ?3, failing_since_unix_ms = ?4, last_error = ?5, settled = ?6
+             WHERE outbox_id = ?1",
+            params![outbox_id, retry.attempts, retry.next.0, retry.failing_since.0, retry.error, json(settled)],
         )
         .map(|_| ())
     }
 
-    /// The server said never: set aside.
-    pub fn mail_failed(&self, outbox_id: i64, error: &str) -> Result<(), StoreError> {
+    /// Nobody will ever take it: set aside.
+    pub fn mail_failed(&self, outbox_id: i64, error: &str, settled: &BTreeMap<String, Fate>) -> Result<(), StoreError> {
         self.execute(
-            "UPDATE outbox SET state = 'failed', attempts = attempts + 1, last_error = ?2 WHERE outbox_id = ?1",
-            params![outbox_id, error],
+            "UPDATE outbox SET state = 'failed', attempts = attempts + 1, last_error = ?2, settled = ?3
+             WHERE outbox_id = ?1",
+            params![outbox_id, error, json(settled)],
         )
         .map(|_| ())
+    }
+
+    /// Puts what was set aside back into the queue, for everyone who did not get it. Gives how many.
+    pub fn requeue_failed(&self, at: UnixMillis) -> Result<usize, StoreError> {
+        self.execute(
+            "UPDATE outbox SET state = 'queued', next_unix_ms = ?1, settled = '{}' WHERE state = 'failed'",
+            [at.0],
+        )
     }
 }
 
 impl Store {
-    /// The mails that wait, oldest first.
-    pub fn outbox_queued(&self, limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
-        let read = || -> rusqlite::Result<Vec<OutboxRow>> {
-            let mut statement = self
-                .connection
-                .prepare_cached("SELECT * FROM outbox WHERE state = 'queued' ORDER BY outbox_id LIMIT ?1")?;
-            let rows = statement.query_map([limit as i64], outbox_row)?;
+    /// The oldest waiting mail of every route, oldest first: within a route none overtakes another.
+    pub fn outbox_heads(&self) -> Result<Vec<QueuedMail>, StoreError> {
+        let read = || -> rusqlite::Result<Vec<QueuedMail>> {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT * FROM outbox WHERE outbox_id IN
+                   (SELECT min(outbox_id) FROM outbox WHERE state = 'queued' GROUP BY route) ORDER BY outbox_id",
+            )?;
+            let rows = statement.query_map([], queued_mail)?;
             rows.collect()
         };
         read().map_err(|error| self.sql_error(&error))
+    }
+
+    /// The newest mail of a kind, whatever became of it.
+    pub fn last_mail(&self, kind: &str) -> Result<Option<SentMail>, StoreError> {
+        let sql = "SELECT state, created_unix_ms, message_id, labels FROM outbox WHERE kind = ?1 ORDER BY outbox_id DESC LIMIT 1";
+        self.sent_mail(sql, kind)
+    }
+
+    /// The mail with this Message-ID.
+    pub fn mail_by_id(&self, message_id: &str) -> Result<Option<SentMail>, StoreError> {
+        self.sent_mail(
+            "SELECT state, created_unix_ms, message_id, labels FROM outbox WHERE message_id = ?1",
+            message_id,
+        )
+    }
+
+    fn sent_mail(&self, sql: &str, key: &str) -> Result<Option<SentMail>, StoreError> {
+        self.connection
+            .query_row(sql, [key], |row| {
+                Ok(SentMail {
+                    state: row.get("state")?,
+                    at: UnixMillis(row.get("created_unix_ms")?),
+                    message_id: row.get("message_id")?,
+                    labels: read_json(row, "labels")?,
+                })
+            })
+            .optional()
+            .map_err(|error| self.sql_error(&error))
     }
 
     /// How much lies in the outbox.
@@ -148,21 +209,6 @@ impl Store {
         self.record(|to| to.enqueue(run_id, mail))
     }
 
-    /// See [`Writing::mail_sent`].
-    pub fn mail_sent(&mut self, outbox_id: i64, at: UnixMillis) -> Result<(), StoreError> {
-        self.record(|to| to.mail_sent(outbox_id, at))
-    }
-
-    /// See [`Writing::mail_retry`].
-    pub fn mail_retry(&mut self, outbox_id: i64, next: UnixMillis, error: &str) -> Result<(), StoreError> {
-        self.record(|to| to.mail_retry(outbox_id, next, error))
-    }
-
-    /// See [`Writing::mail_failed`].
-    pub fn mail_failed(&mut self, outbox_id: i64, error: &str) -> Result<(), StoreError> {
-        self.record(|to| to.mail_failed(outbox_id, error))
-    }
-
     /// Signs of life of `role` (`supervisor`, `mailer`).
     pub fn heartbeat_of(&self, role: &str) -> Result<Option<HeartbeatRow>, StoreError> {
         self.connection
@@ -179,9 +225,9 @@ impl Store {
     }
 }
 
-fn outbox_row(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
+fn queued_mail(row: &Row<'_>) -> rusqlite::Result<QueuedMail> {
     let plot: Option<String> = row.get("plot")?;
-    Ok(OutboxRow {
+    Ok(QueuedMail {
         outbox_id: row.get("outbox_id")?,
         run_id: row.get("run_id")?,
         mail: OutboxMail {
@@ -198,6 +244,12 @@ fn outbox_row(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
         },
         attempts: row.get("attempts")?,
         next: UnixMillis(row.get("next_unix_ms")?),
+        failing_since: row.get::<_, Option<i64>>("failing_since_unix_ms")?.map(UnixMillis),
         last_error: row.get("last_error")?,
+        settled: read_json(row, "settled")?,
     })
+}
+
+fn json(settled: &BTreeMap<String, Fate>) -> String {
+    serde_json::to_string(settled).expect("a map of plain data")
 }

@@ -71,7 +71,7 @@ impl Received {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tls {
     None,
-    StartTls,
+    Starttls,
     Implicit,
 }
 
@@ -275,7 +275,7 @@ fn serve(shared: &Shared, number: usize, tcp: TcpStream) -> std::io::Result<()> 
         if upper.starts_with("EHLO") || upper.starts_with("HELO") {
             if fault(shared, number, &Stage::Ehlo, &mut wire)? {
                 wire.say("250-test greets you")?;
-                if shared.tls == Tls::StartTls && !encrypted {
+                if shared.tls == Tls::Starttls && !encrypted {
                     wire.say("250-STARTTLS")?;
                 }
                 if shared.login.is_some() && (encrypted || shared.tls == Tls::None) {
@@ -283,7 +283,7 @@ fn serve(shared: &Shared, number: usize, tcp: TcpStream) -> std::io::Result<()> 
                 }
                 wire.say("250 8BITMIME")?;
             }
-        } else if upper == "STARTTLS" && shared.tls == Tls::StartTls {
+        } else if upper == "STARTTLS" && shared.tls == Tls::Starttls {
             wire.say("220 go ahead")?;
             wire = wire.encrypt(shared.config.as_ref().expect("TLS needs certificates"))?;
             encrypted = true;
