@@ -5,6 +5,7 @@ pub mod check;
 mod fleet;
 pub mod internal_probe;
 pub mod model;
+pub mod mail;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -71,6 +72,8 @@ enum Command {
     InternalProbe(internal_probe::Args),
     /// Write a synthetic model, look into a model file, or print logits.
     Model(model::Args),
+    /// Take mails from the outbox to the mail server, and watch the supervisor.
+    Mail(mail::Args),
     /// The version, as `--version` prints it.
     #[command(hide = true)]
     Version,
@@ -92,6 +95,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::Check(args) => check::execute(&args),
         Command::InternalProbe(args) => internal_probe::execute(&args),
         Command::Model(args) => model::execute(&args),
+        Command::Mail(args) => mail::execute(&args),
         Command::Version => {
             println!("soakd {}", env!("CARGO_PKG_VERSION"));
             Ok(Outcome::Passed)

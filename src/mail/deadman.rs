@@ -66,10 +66,16 @@ impl Deadman {
         self.lost.is_some()
     }
 
-    /// Whether it beats, as far as could be watched: false too before the first beat and after a clean end.
+    /// Whether it beats: its next beat is not overdue. False too before the first beat and after a clean end.
     #[must_use]
-    pub fn is_beating(&self) -> bool {
-        self.lost.is_none() && self.seen.is_some_and(|pulse| pulse.expects.is_some())
+    pub fn is_beating(&self, now: Now) -> bool {
+        self.lost.is_none() && self.seen.and_then(|pulse| pulse.expects).is_some_and(|due| due >= now.wall)
+    }
+
+    /// The newest beat that was seen.
+    #[must_use]
+    pub fn pulse(&self) -> Option<Pulse> {
+        self.seen
     }
 
     /// One look. `None` for `pulse`: nobody ever beat.
@@ -116,7 +122,9 @@ mod tests {
 
     /// Looks every second from `from` to `to`, always at the beat that `pulse` gives; tells when what was said.
     fn watch(dead: &mut Deadman, from: i64, to: i64, pulse: impl Fn(i64) -> Pulse) -> Vec<(i64, Word)> {
-        (from / 1_000..to / 1_000).filter_map(|s| dead.look(Some(pulse(s * 1_000)), now(s * 1_000)).map(|w| (s, w))).collect()
+        (from / 1_000..to / 1_000)
+            .filter_map(|s| dead.look(Some(pulse(s * 1_000)), now(s * 1_000)).map(|w| (s, w)))
+            .collect()
     }
 
     #[test]
@@ -153,6 +161,9 @@ mod tests {
         // The wall clock jumps a day ahead between two beats.
         let mut dead = Deadman::new(AFTER_MS, None);
         assert_eq!(dead.look(Some(beat(0)), now(0)), None);
-        assert_eq!(dead.look(Some(beat(0)), Now { wall: UnixMillis(WALL_MS + 86_400_000), mono: MonoMillis(1_000) }), None);
+        assert_eq!(
+            dead.look(Some(beat(0)), Now { wall: UnixMillis(WALL_MS + 86_400_000), mono: MonoMillis(1_000) }),
+            None
+        );
     }
 }

@@ -4,7 +4,7 @@
 use super::Store;
 use super::error::StoreError;
 use super::facts_series::Window;
-use crate::model::alert::{AlertState, Severity};
+use crate::model::alert::{AlertState, PlotSpec, Severity};
 use crate::model::event::EventSeverity;
 use crate::model::facts::{
     AlertFacts, CanaryFacts, EventFacts, GapFacts, ProcessFacts, RunFacts, SeriesFacts, Throughput, Uptime,
@@ -50,6 +50,21 @@ impl Store {
         facts.throughput = self.throughput(run_id, window, &facts)?;
         (facts.golden_outputs, facts.golden_mismatches) = self.golden_counts(run_id)?;
         facts.canary = canary(&facts);
+        Ok(Some(facts))
+    }
+
+    /// What a picture of some series over some time needs: those series, gaps and events; the rest stays empty.
+    pub fn plot_facts(&self, spec: &PlotSpec, columns_max: usize) -> Result<Option<RunFacts>, StoreError> {
+        let _snapshot = self.connection.unchecked_transaction().map_err(|error| self.sql_error(&error))?;
+        let Some(mut facts) = self.run_row(spec.run_id, spec.to)? else { return Ok(None) };
+        facts.gaps = self.gap_rows(spec.run_id)?;
+        facts.series = self.series_rows(spec.run_id)?;
+        facts.series.retain(|series| spec.series.contains(&series.name));
+        self.fill_series(spec.run_id, &mut facts.series, Window::new(spec.from, spec.to, columns_max))?;
+        let inside = |unix_s: f64| (spec.from.seconds()..=spec.to.seconds()).contains(&unix_s);
+        facts.series.iter_mut().for_each(|series| series.columns.retain(|column| inside(column.unix_s)));
+        facts.events = self.event_rows(spec.run_id)?.0;
+        facts.events.retain(|event| inside(event.at.seconds()));
         Ok(Some(facts))
     }
 

@@ -82,18 +82,20 @@ fn test_mail(config: &Config, route: &str) -> QueuedMail {
     let (now, host) = (crate::clock::now().wall, crate::probe::host::hostname());
     let evidence = |what: &str, value: String| Evidence { what: what.into(), value, interval: None };
     let facts = MailFacts {
-        description: "If you read this, alerts of soakd reach you on this route. This is how they look: a real one tells \
+        description:
+            "If you read this, alerts of soakd reach you on this route. This is how they look: a real one tells \
                       what broke, how sure soakd is, and what to do next."
-            .into(),
+                .into(),
         evidence: vec![
             evidence("route", route.to_owned()),
             evidence("by way of", setup::destination(&config.mail)),
             evidence("configuration", config.source.to_string()),
         ],
         meaning: "Nothing is wrong.".into(),
-        runbook: "- Does the subject show whole in your list of mails?\n- Does the picture show, and is the text readable \
+        runbook:
+            "- Does the subject show whole in your list of mails?\n- Does the picture show, and is the text readable \
                   in dark mode?\n- Is this mail in a folder that is looked at?"
-            .into(),
+                .into(),
         recent: Some(Table {
             caption: "A table looks like this".into(),
             columns: ["minute", "RSS MB", "VRAM MB"].map(str::to_owned).into(),
@@ -102,7 +104,9 @@ fn test_mail(config: &Config, route: &str) -> QueuedMail {
                 ["2", "812.4", "4 222.1"].map(str::to_owned).into(),
             ],
         }),
-        plot_alt: Some("A made-up series that rises by 2 MB in ten minutes, as a sample of the pictures in alerts".into()),
+        plot_alt: Some(
+            "A made-up series that rises by 2 MB in ten minutes, as a sample of the pictures in alerts".into(),
+        ),
         ..MailFacts::new(MailKind::Test, Severity::Info, &host, now, "a test: alerts on this route reach you")
     };
     let rendered = render(&facts);
