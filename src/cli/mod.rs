@@ -4,8 +4,8 @@ pub mod analyze;
 pub mod check;
 mod fleet;
 pub mod internal_probe;
-pub mod model;
 pub mod mail;
+pub mod model;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;

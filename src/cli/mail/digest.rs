@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 
 /// Columns of a picture: one a pixel.
 const COLUMNS_MAX: usize = 700;
+/// Width and height of a panel, logical pixels: on a phone a mail is about 400 wide, and what is drawn much wider than that
+/// shrinks until its labels cannot be read.
+pub(super) const PICTURE_SIZE: (f64, f64) = (560.0, 190.0);
 /// Panels of a picture; a phone shows about two at once.
 const PANELS_MAX: usize = 4;
 /// Between two looks whether a digest is due.
@@ -45,6 +48,7 @@ pub(super) fn picture(store: &Store, spec: &PlotSpec) -> Option<Vec<u8>> {
         .collect();
     let mut picture = Picture::of(panels.first()?.clone());
     picture.panels = panels;
+    (picture.width, picture.panel_height) = PICTURE_SIZE;
     picture.window = Some((spec.from.seconds(), spec.to.seconds()));
     let notable = facts.events.iter().filter(|event| event.severity != EventSeverity::Info);
     picture.marks =

@@ -24,6 +24,7 @@ table{border-collapse:collapse;width:100%}\
 caption{text-align:left;padding:0 0 6px;color:#555555}\
 th,td{text-align:left;vertical-align:top;padding:4px 12px 4px 0;font-weight:400}\
 th[scope=row]{color:#555555;white-space:nowrap}\
+.facts th{width:32%}\
 thead th{border-bottom:1px solid #d0d0d0;color:#555555}\
 .figures td{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
 .figures thead th{text-align:right}.figures thead th:first-child{text-align:left}\
@@ -59,7 +60,7 @@ pub(super) fn html(document: &Document) -> String {
         let alt = escape(alt);
         let _ = writeln!(
             out,
-            "{PLOT_OPEN}<figure><img src=\"cid:{PLOT_CID}\" alt=\"{alt}\" width=\"720\">\
+            "{PLOT_OPEN}<figure><img src=\"cid:{PLOT_CID}\" alt=\"{alt}\" width=\"560\">\
              <figcaption>{alt}</figcaption></figure>{PLOT_CLOSE}"
         );
     }
@@ -107,7 +108,7 @@ fn list(out: &mut String, tag: &str, items: &[String]) {
 }
 
 fn facts(out: &mut String, caption: &str, rows: &[(String, String)]) {
-    let _ = writeln!(out, "<table>");
+    let _ = writeln!(out, "<table class=\"facts\">");
     if !caption.is_empty() {
         let _ = writeln!(out, "<caption>{}</caption>", escape(caption));
     }
