@@ -3,9 +3,11 @@
 pub mod analyze;
 pub mod check;
 mod fleet;
+mod gate;
 pub mod internal_probe;
 pub mod mail;
 pub mod model;
+mod report;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -67,6 +69,8 @@ enum Command {
     Fleet(fleet::Args),
     /// Find everything that would stop a 48 h run, before it starts.
     Check(check::Args),
+    /// Judge a run by gates: go or no-go.
+    Gate(gate::Args),
     /// The child that reads /proc and NVML.
     #[command(hide = true)]
     InternalProbe(internal_probe::Args),
@@ -74,6 +78,8 @@ enum Command {
     Model(model::Args),
     /// Take mails from the outbox to the mail server, and watch the supervisor.
     Mail(mail::Args),
+    /// What a run found, as a page to send around.
+    Report(report::Args),
     /// The version, as `--version` prints it.
     #[command(hide = true)]
     Version,
@@ -96,6 +102,10 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::InternalProbe(args) => internal_probe::execute(&args),
         Command::Model(args) => model::execute(&args),
         Command::Mail(args) => mail::execute(&args),
+        Command::Gate(args) => gate::execute(&args),
+        Command::InternalProbe(args) => internal_probe::execute(&args),
+        Command::Model(args) => model::execute(&args),
+        Command::Report(args) => report::execute(&args),
         Command::Version => {
             println!("soakd {}", env!("CARGO_PKG_VERSION"));
             Ok(Outcome::Passed)

@@ -8,6 +8,7 @@ pub mod event;
 pub mod facts;
 pub mod finding;
 pub mod fleet;
+pub mod gate;
 pub mod mail;
 pub mod process;
 pub mod run;

@@ -1,13 +1,20 @@
 //! Facts to text, HTML and plots. Pure: everything that is said comes in as plain facts, the time included.
 
 pub mod fleet;
+pub mod forest;
+pub mod gates;
+pub mod html;
+pub mod json;
 pub mod mail;
+pub mod page;
 pub mod plot;
 pub mod png;
 pub mod scale;
 pub mod scene;
 pub mod svg;
 pub mod term;
+pub mod text;
+pub mod words;
 
 #[cfg(test)]
 mod plot_tests;

@@ -97,6 +97,8 @@ pub struct Picture {
     pub width: f64,
     /// Height of each panel's plot, logical pixels.
     pub panel_height: f64,
+    /// Name, finding and legend above each panel; off where the page around it says them.
+    pub headed: bool,
 }
 
 impl Picture {
@@ -110,6 +112,7 @@ impl Picture {
             window: None,
             width: 760.0,
             panel_height: 210.0,
+            headed: true,
         }
     }
 
@@ -139,6 +142,9 @@ pub fn sentence(finding: &Finding, tolerance: Option<Tolerance>) -> String {
         crate::model::finding::Shape::None => String::new(),
         shape => format!(" ({})", shape.as_str().replace('_', " ")),
     };
+    if !(lo.is_finite() && hi.is_finite()) {
+        return format!("{word}{shape}: no interval yet, too little was seen");
+    }
     let drift = signed_bytes(finding.drift_bytes);
     format!("{word}{shape}: {drift}{over}, 95 % interval {} to {}", signed_bytes(lo), signed_bytes(hi))
 }
@@ -147,6 +153,8 @@ pub fn sentence(finding: &Finding, tolerance: Option<Tolerance>) -> String {
 const LEFT: f64 = 74.0;
 const RIGHT: f64 = 16.0;
 const HEAD: f64 = 44.0;
+/// Above a plot whose name and finding stand elsewhere.
+const HEAD_BARE: f64 = 8.0;
 const FOOT: f64 = 26.0;
 
 /// Lays the picture out.
@@ -155,10 +163,11 @@ pub fn scene(picture: &Picture) -> Scene {
     let window = window(picture);
     let mut items = Vec::new();
     let mut top = 0.0;
+    let head = if picture.headed { HEAD } else { HEAD_BARE };
     for panel in &picture.panels {
         let frame = Frame {
             left: LEFT,
-            top: top + HEAD,
+            top: top + head,
             width: (picture.width - LEFT - RIGHT).max(50.0),
             height: picture.panel_height.max(20.0),
             x: window,
@@ -166,10 +175,12 @@ pub fn scene(picture: &Picture) -> Scene {
             unit: panel.unit,
             timed: true,
         };
-        heading(&mut items, panel, top, picture.width);
-        axes(&mut items, &frame);
+        if picture.headed {
+            heading(&mut items, panel, top, picture.width);
+        }
+        items.push(Draw::Axes { items: axes(&frame) });
         items.push(Draw::Plot { frame, items: contents(panel, picture, &frame) });
-        top += HEAD + frame.height + FOOT;
+        top += head + frame.height + FOOT;
     }
     let names: Vec<&str> = picture.panels.iter().map(|p| p.title.as_str()).collect();
     Scene {
@@ -350,7 +361,8 @@ pub fn verdict_ink(verdict: Verdict) -> Ink {
     }
 }
 
-fn axes(items: &mut Vec<Draw>, frame: &Frame) {
+fn axes(frame: &Frame) -> Vec<Draw> {
+    let mut items = Vec::new();
     let label = |x: f64, y: f64, text: String, anchor: Anchor| Draw::Text {
         x,
         y,
@@ -373,6 +385,7 @@ fn axes(items: &mut Vec<Draw>, frame: &Frame) {
         items.push(grid(vec![(x, frame.top), (x, bottom)]));
         items.push(label(x, bottom + 16.0, text, Anchor::Middle));
     }
+    items
 }
 
 fn contents(panel: &Panel, picture: &Picture, frame: &Frame) -> Vec<Draw> {

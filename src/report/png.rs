@@ -71,6 +71,7 @@ fn draw(backend: &mut Backend<'_>, item: &Draw, fine: f64, clip: Clip) -> Result
             let clip = Clip { left: *left, top: *top, right: left + width, bottom: top + height };
             items.iter().try_for_each(|item| draw(backend, item, fine, clip))
         }
+        Draw::Axes { items } => items.iter().try_for_each(|item| draw(backend, item, fine, clip)),
         Draw::Line { points, ink, width, dashed } => {
             let pieces = if *dashed { dashes(points) } else { vec![points.clone()] };
             for piece in pieces {

@@ -190,6 +190,11 @@ pub enum Draw {
         /// Heavier?
         bold: bool,
     },
+    /// What belongs to a plot's frame but is not its data: ticks and grid, replaced when a reader zooms.
+    Axes {
+        /// In order.
+        items: Vec<Draw>,
+    },
     /// A plot: drawn inside its frame and clipped to it. Its contents move together when a reader zooms.
     Plot {
         /// The frame.

@@ -63,6 +63,13 @@ fn draw(out: &mut String, item: &Draw, id: &str, plots: &mut u32) {
             *plots += 1;
             plot(out, frame, items, &format!("{id}-c{plots}"));
         }
+        Draw::Axes { items } => {
+            out.push_str(r#"<g class="axes">"#);
+            for item in items {
+                draw(out, item, id, plots);
+            }
+            out.push_str("</g>");
+        }
         Draw::Text { x, y, text, anchor, ink, size, bold } => {
             let anchor = match anchor {
                 Anchor::Start => "",
@@ -102,7 +109,7 @@ fn plot(out: &mut String, frame: &Frame, items: &[Draw], clip: &str) {
                 line(out, points, *ink, *width, *dashed, STEPS, r#" vector-effect="non-scaling-stroke""#);
             }
             Draw::Area { points, ink, hint } => area(out, points, *ink, hint, STEPS),
-            Draw::Text { .. } | Draw::Plot { .. } => {} // texts would be stretched by a zoom: they belong outside
+            Draw::Text { .. } | Draw::Plot { .. } | Draw::Axes { .. } => {} // texts would be stretched by a zoom: they belong outside
         }
     }
     out.push_str("</g></g>");

@@ -1,0 +1,160 @@
+//! Reports of written runs: what they say, what they weigh, and that a browser can show them.
+
+#[path = "support/history.rs"]
+mod history;
+
+use history::{START, Script};
+use serde_json::Value;
+use soakd::model::facts::{RunFacts, Standing};
+use soakd::model::time::UnixMillis;
+use soakd::report::{html, json, text};
+use soakd::store::{Mode, Store};
+use std::path::Path;
+
+const ASKED: UnixMillis = UnixMillis(START + 200_000_000);
+
+fn facts(path: &Path, run_id: i64) -> RunFacts {
+    let store = Store::open(path, Mode::ReadOnly).expect("reads");
+    store.run_facts(run_id, 2_880, ASKED).expect("facts").expect("the run is there")
+}
+
+fn written(script: Script) -> (tempfile::TempDir, RunFacts) {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    let run_id = history::write(&path, script);
+    let facts = facts(&path, run_id);
+    (folder, facts)
+}
+
+const SHORT: Script = Script { seconds: 7_200, every: 10, leak_bytes: 4e6, crash: true, tokens_per_s: 81.0, seed: 1 };
+
+#[test]
+fn facts_are_what_was_written() {
+    let (_folder, facts) = written(SHORT);
+    assert_eq!((facts.crashes(), facts.hangs()), (1, 0));
+    assert_eq!(facts.standing(), Standing::Failed, "a crash fails a run whose memory is fine");
+    assert_eq!(facts.uptime.unwatched_ms, 95_000, "the gap");
+    assert_eq!(facts.uptime.worker_down_ms, 8_000, "from the crash to the next life");
+    assert_eq!(facts.series.len(), 8);
+    let anon = facts.series.iter().find(|s| s.name == "worker-0.anon_swap").expect("judged");
+    let lives: Vec<u32> = anon.columns.chunk_by(|a, b| a.segment == b.segment).map(|c| c[0].segment).collect();
+    assert_eq!(lives, [1, 2], "two lives, not mixed");
+    assert_eq!(
+        anon.columns.iter().map(|c| c.count).sum::<u32>(),
+        719,
+        "every sample counts once; one fell into the restart"
+    );
+    let token = facts.latency("token").expect("measured");
+    assert!(token.p50_ms > 10.0 && token.p50_ms < 14.0 && token.p99_ms > 25.0, "{} {}", token.p50_ms, token.p99_ms);
+    let rate = facts.throughput.tokens_per_s.expect("decoded");
+    assert!((rate - 81.0).abs() < 2.0, "{rate}");
+    assert_eq!(facts.vram_bytes_max(), Some(13_421_772_800.0));
+}
+
+#[test]
+fn the_text_report_is_the_golden_one() {
+    let (_folder, facts) = written(SHORT);
+    let text = text::render(&facts, &[], 100);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/report.txt");
+    if std::env::var_os("SOAKD_WRITE_GOLDEN").is_some() {
+        std::fs::write(&golden, &text).expect("written");
+    }
+    assert_eq!(text, std::fs::read_to_string(&golden).expect("golden"), "SOAKD_WRITE_GOLDEN=1 writes it anew");
+}
+
+#[test]
+fn json_keeps_its_contract() {
+    let (_folder, facts) = written(SHORT);
+    let json = json::render(&facts, &[]);
+    for field in [
+        "run",
+        "verdict",
+        "series",
+        "crashes",
+        "hangs",
+        "uptime_ratio",
+        "throughput_tokens_per_s",
+        "latency_ms",
+        "vram_bytes_max",
+        "golden_mismatches",
+        "gates",
+        "alerts",
+        "canary",
+    ] {
+        assert!(json.get(field).is_some_and(|v| !v.is_null()), "{field}");
+    }
+    for field in [
+        "verdict",
+        "shape",
+        "drift_bytes",
+        "drift_ci95_bytes",
+        "slope_bytes_per_hour",
+        "minimum_detectable_drift_bytes",
+        "samples",
+        "span_s",
+    ] {
+        assert!(json["series"][0].get(field).is_some(), "series: {field}");
+    }
+    assert_eq!(json["crashes"], Value::from(1));
+    assert_eq!(json["verdict"], "within");
+    assert_eq!(json["deaths"][0]["exit_signal"], 11);
+    assert!(json["latency_ms"]["p95"].is_number());
+}
+
+#[test]
+fn the_page_stands_alone() {
+    let (_folder, facts) = written(SHORT);
+    let page = html::render(&facts, &[]).expect("rendered");
+    for outside in ["http://", "https://", "src=", "@import", "url("] {
+        let foreign = page.replace("http://www.w3.org/2000/svg", "").replace("url(#", "(#");
+        assert!(!foreign.contains(outside), "nothing is fetched: {outside}");
+    }
+    assert!(page.contains("&lt;launch&gt;") && !page.contains("<launch>"), "last words are escaped");
+    for said in
+        ["FAILED", "signal 11 (SIGSEGV)", "CUDA_ERROR_ILLEGAL_ADDRESS", "worker-0.anon_swap", "caught after", "suspend"]
+    {
+        assert!(page.contains(said), "{said}");
+    }
+    let pictures = page.matches("<svg ").count();
+    assert_eq!(
+        page.matches("role=\"img\" aria-labelledby=").count(),
+        pictures,
+        "every picture is named for those who listen"
+    );
+    let mut ids: Vec<&str> = page.split(" id=\"").skip(1).filter_map(|s| s.split('"').next()).collect();
+    let all = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "ids are unique in the page");
+    assert!(!page.contains("NaN"), "no figure is nonsense");
+}
+
+#[test]
+fn a_run_that_has_just_begun_has_a_report_too() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    let run_id = history::write(&path, Script { seconds: 20, every: 1, crash: false, ..SHORT });
+    let raw = rusqlite::Connection::open(&path).expect("raw");
+    raw.execute_batch("UPDATE run SET state = 'running', ended_unix_ms = NULL, verdict = NULL, verdict_reason = NULL; DELETE FROM finding;")
+        .expect("unfinished");
+    let facts = facts(&path, run_id);
+    assert_eq!(facts.standing(), Standing::Inconclusive);
+    assert!(text::render(&facts, &[], 80).contains("running: "));
+    assert!(html::render(&facts, &[]).expect("rendered").contains("INCONCLUSIVE"));
+    assert_eq!(json::render(&facts, &[])["verdict"], "inconclusive");
+}
+
+/// Writes a page (and keeps its database) where `SOAKD_REPORT_DIR` says, to be looked at and timed.
+#[test]
+fn pages_to_look_at() {
+    let Some(dir) = std::env::var_os("SOAKD_REPORT_DIR").map(std::path::PathBuf::from) else { return };
+    let path = dir.join("history.db");
+    if !path.exists() {
+        history::write(&path, Script::default());
+        history::write(&path, Script { leak_bytes: 83e6, crash: false, seed: 2, ..Script::default() });
+    }
+    for run_id in [1, 2] {
+        std::fs::write(dir.join(format!("run{run_id}.html")), html::render(&facts(&path, run_id), &[]).expect("page"))
+            .expect("written");
+    }
+}
