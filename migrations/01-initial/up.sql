@@ -280,7 +280,11 @@ CREATE TABLE alert (
   fired_unix_ms     INTEGER,
   last_true_unix_ms INTEGER NOT NULL,
   resolved_unix_ms  INTEGER,
-  last_sent_unix_ms INTEGER,
+  last_sent_unix_ms INTEGER,          -- a mail last said that it fires
+  resolved_sent_unix_ms INTEGER,      -- a mail said that it ended
+  settled           INTEGER NOT NULL, -- 1: nothing more is to be said of it
+  group_key         TEXT NOT NULL,    -- alerts of one group go out as one mail
+  fires             TEXT NOT NULL,    -- JSON array: when it began to fire within the last hour (flapping)
   acked_unix_ms     INTEGER,
   acked_by          TEXT,
   summary           TEXT NOT NULL,
@@ -289,6 +293,18 @@ CREATE TABLE alert (
 ) STRICT;
 CREATE INDEX alert_by_fingerprint ON alert (run_id, fingerprint, alert_id);
 CREATE INDEX alert_by_state ON alert (state);
+
+CREATE TABLE alert_group (
+  run_id            INTEGER NOT NULL REFERENCES run,
+  group_key         TEXT NOT NULL,
+  rule              TEXT NOT NULL,
+  since_unix_ms     INTEGER,          -- of the present episode; NULL when all is quiet
+  last_sent_unix_ms INTEGER,
+  thread            TEXT,             -- Message-ID that the mails of this episode follow
+  last_message      TEXT,
+  mails             INTEGER NOT NULL,
+  PRIMARY KEY (run_id, group_key)
+) STRICT, WITHOUT ROWID;
 
 -- Every decision to send or not, with its reason.
 CREATE TABLE alert_decision (
@@ -300,6 +316,7 @@ CREATE TABLE alert_decision (
   outbox_id   INTEGER REFERENCES outbox
 ) STRICT;
 CREATE INDEX alert_decision_by_alert ON alert_decision (alert_id);
+CREATE INDEX alert_decision_by_outbox ON alert_decision (outbox_id) WHERE outbox_id IS NOT NULL;
 
 CREATE TABLE silence (
   silence_id    INTEGER PRIMARY KEY,
@@ -337,7 +354,7 @@ CREATE INDEX outbox_by_route ON outbox (state, route, outbox_id);
 
 -- Who is alive. The mailer watches the supervisor's row.
 CREATE TABLE heartbeat (
-  role    TEXT PRIMARY KEY,           -- supervisor, mailer
+  role    TEXT PRIMARY KEY,           -- supervisor, mailer, alerting (the rules were last evaluated)
   unix_ms INTEGER NOT NULL,
   pid     INTEGER NOT NULL,
   run_id  INTEGER REFERENCES run,

@@ -149,7 +149,9 @@ fn judge(book: &Book, key: &str, rule: &Rule, prints: &[String], scene: &Scene<'
         };
         if now.0 < due && scene.moment == Moment::Regular {
             return Verdict::Hold(match told_before {
-                Some(_) => format!("told with the next mail of its group (at most one every {})", span(rule.group_interval_ms)),
+                Some(_) => {
+                    format!("told with the next mail of its group (at most one every {})", span(rule.group_interval_ms))
+                }
                 None => format!("waits {} for more of its group", span(rule.group_wait_ms)),
             });
         }
@@ -253,7 +255,9 @@ fn send(
         changes.decisions.push(Decision { alert_id: Some(alert.alert_id), send: true, reason, notice: Some(notice) });
         changes.began(print);
     }
-    members.sort_by_key(|m| (!m.is_new, m.alert.state == AlertState::Resolved, std::cmp::Reverse(m.alert.active), m.alert.alert_id));
+    members.sort_by_key(|m| {
+        (!m.is_new, m.alert.state == AlertState::Resolved, std::cmp::Reverse(m.alert.active), m.alert.alert_id)
+    });
     let members_count = members.len();
     members.truncate(MEMBERS_MAX);
     let (group, rule_name, route) = (key.to_owned(), rule.name.clone(), rule.route.clone());
@@ -294,7 +298,8 @@ fn next_message(book: &mut Book, key: &str, rule: &str, now: UnixMillis) -> (i64
 
 /// The right-hand side of a Message-ID: a host name can hold nothing else, but nobody checked.
 fn message_host(host: &str) -> String {
-    let clean: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')).take(200).collect();
+    let clean: String =
+        host.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')).take(200).collect();
     if clean.is_empty() { "localhost".into() } else { clean }
 }
 

@@ -12,6 +12,7 @@ use toml::Spanned;
 pub const PARAMETERS: &[(&str, &str)] = &[
     (":run", "row of the run table that is going on"),
     (":now_ms", "now, milliseconds since 1970"),
+    (":recent_ms", "ten minutes ago, or the last evaluation if that is longer ago: what events are looked for from"),
     (":started_ms", "when the run started"),
     (":elapsed_ms", "how long the run has served, without gaps"),
     (":duration_ms", "how long it is to serve"),
@@ -308,7 +309,9 @@ impl Reader<'_> {
     ) -> Result<Spanned<String>, RuleError> {
         match value {
             Some(value) if !value.get_ref().trim().is_empty() => Ok(value),
-            _ => Err(self.error(None, format!("rule {rule:?} has no {key}"), format!("Add {key} = \"...\": {meaning}"))),
+            _ => {
+                Err(self.error(None, format!("rule {rule:?} has no {key}"), format!("Add {key} = \"...\": {meaning}")))
+            }
         }
     }
 
@@ -342,7 +345,11 @@ impl Reader<'_> {
         };
         millis_from(value.get_ref()).ok_or_else(|| {
             let what = format!("{key} = {:?} is no duration", value.get_ref());
-            self.error(Some(value.span().start), what, "Write a number and a unit, such as \"90s\", \"5m\", \"2h\" or \"1d\"")
+            self.error(
+                Some(value.span().start),
+                what,
+                "Write a number and a unit, such as \"90s\", \"5m\", \"2h\" or \"1d\"",
+            )
         })
     }
 
@@ -354,8 +361,7 @@ impl Reader<'_> {
     }
 }
 
-const TEMPLATE_REMEDY: &str =
-    "Templates are {{ column }} with the filters mb, signed_mb, duration, time, percent, round; see docs/alert-rules.md";
+const TEMPLATE_REMEDY: &str = "Templates are {{ column }} with the filters mb, signed_mb, duration, time, percent, round; see docs/alert-rules.md";
 
 /// "90s", "5m", "2h", "1d", "250ms", and sums such as "1h30m", in milliseconds. `None` for anything else.
 #[must_use]

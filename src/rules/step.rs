@@ -193,7 +193,10 @@ impl Book {
             changes.began(print);
         } else if flapping {
             let times = alert.fires.len();
-            let reason = format!("flapping: fired {times} times within an hour; counts as firing until quiet for {}", span(keep_ms));
+            let reason = format!(
+                "flapping: fired {times} times within an hour; counts as firing until quiet for {}",
+                span(keep_ms)
+            );
             changes.hold(alert, reason);
         }
     }
@@ -279,10 +282,9 @@ impl Changes {
 fn labels(rule: &Rule, row: &Row) -> BTreeMap<String, String> {
     match &rule.labels {
         Some(names) => names.iter().filter_map(|name| Some((name.clone(), plain(row.get(name)?)))).collect(),
-        None => row
-            .iter()
-            .filter_map(|(name, value)| value.as_str().map(|text| (name.clone(), text.to_owned())))
-            .collect(),
+        None => {
+            row.iter().filter_map(|(name, value)| value.as_str().map(|text| (name.clone(), text.to_owned()))).collect()
+        }
     }
 }
 
@@ -342,8 +344,9 @@ pub(super) fn rule_failed() -> Rule {
         kind: MailKind::Alert,
         send_resolved: true,
         summary: "alert rule {{ failed_rule }} cannot be evaluated".into(),
-        description: "The rule {{ failed_rule }} fails: {{ error }}\n\nIts alerts stay as they were; the other rules go on."
-            .into(),
+        description:
+            "The rule {{ failed_rule }} fails: {{ error }}\n\nIts alerts stay as they were; the other rules go on."
+                .into(),
         meaning: "What this rule watches for would not be noticed.".into(),
         runbook: "Run `soakd rules check`, mend the rule file, and send SIGHUP to soakd.".into(),
         evidence: Vec::new(),

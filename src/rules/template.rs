@@ -36,7 +36,8 @@ impl Default for Templates {
         });
         environment.add_filter("duration", |value: Value| figure(&value, duration));
         environment.add_filter("time", |value: Value| figure(&value, time));
-        environment.add_filter("percent", |value: Value| figure(&value, |ratio| format!("{} %", decimals(ratio * 100.0))));
+        environment
+            .add_filter("percent", |value: Value| figure(&value, |ratio| format!("{} %", decimals(ratio * 100.0))));
         Templates { environment }
     }
 }

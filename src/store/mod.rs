@@ -5,6 +5,7 @@
 //! findings, verdicts, alerts with their mails) in one transaction at `FULL`: once it has returned, it is on the disk.
 //! Deciding what to write is left to the supervisor; what the rows mean is in `migrations/` and docs/database.md.
 
+mod alerts;
 mod error;
 mod facts;
 mod facts_series;
@@ -91,6 +92,11 @@ impl Store {
     /// everything back. It may be called twice (after room was made on a full disk), hence `Fn`.
     pub fn record<T>(&mut self, work: impl Fn(&Writing) -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.transact(Durability::Full, &work)
+    }
+
+    /// As [`Store::record`], but a power cut may take it: for what will be written again soon anyway.
+    pub fn jot<T>(&mut self, work: impl Fn(&Writing) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.transact(Durability::Normal, &work)
     }
 
     fn transact<T>(

@@ -390,7 +390,7 @@ fn severity(severity: EventSeverity) -> &'static str {
 
 /// Whole bytes or milliseconds. An infinite interval (nothing is known yet) becomes the largest figure that SQLite holds.
 fn whole(value: f64) -> i64 {
-    value.round() as i64 // saturates; NaN becomes 0
+    (value.round() as i64).max(-i64::MAX) // saturates; NaN becomes 0; abs() of it must not overflow in SQL
 }
 
 /// STRICT REAL columns refuse nothing but NaN, which SQLite turns into NULL.

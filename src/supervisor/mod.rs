@@ -1,1 +1,3 @@
 //! The event loop: wait, decide, act.
+
+pub mod alerting;

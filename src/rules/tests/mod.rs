@@ -1,1 +1,3 @@
-//! Tests of the rules.
+//! Tests of the rules: parsing, and the book over virtual time.
+
+mod parsing;
