@@ -2,7 +2,7 @@
 //!
 //! A quantized row is a sequence of blocks; a block holds 32 or 256 weights. Byte offsets of the fields inside a block
 //! are constants here, so that the CPU's kernels, the CUDA repacker and the generator of synthetic weights read one
-//! table. Dequantisation is in `dequant`, quantisation in `quantize`; how dot products are taken is each back end's business.
+//! table. How dot products are taken is each back end's business.
 
 mod dequant;
 

@@ -42,7 +42,11 @@ impl<'a> Cursor<'a> {
         }
         Err(self.fault(
             what,
-            format!("{count} of them do not fit into the {} bytes that are left of the file; {DAMAGED}", self.left()),
+            format!(
+                "{count} of them do not fit into the {} bytes that are left of the file: it is truncated or damaged, \
+                 download or convert it again",
+                self.left()
+            ),
         ))
     }
 
