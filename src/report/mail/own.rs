@@ -52,7 +52,11 @@ pub fn digest(run: &RunFacts, host: &str, at: UnixMillis) -> (MailFacts, Option<
         meaning: meaning(run, verdict),
         recent: events(run),
         query: format!("SELECT * FROM v_drift WHERE run_id = {}", run.run_id),
-        run: Some(standing(run)),
+        // The supervisor beats now, even if the last sample is a moment old.
+        run: Some(RunStanding {
+            elapsed_ms: (at.0 - run.plan.started.0 - run.uptime.unwatched_ms).max(0),
+            ..standing(run)
+        }),
         links: vec![
             Link { what: "the whole report".into(), target: format!("soakd report {}", run.run_id) },
             Link { what: "how it stands now".into(), target: "soakd status".into() },
