@@ -86,7 +86,7 @@ fn complaints_name_the_place_and_the_remedy() {
             "give both",
         ),
         (
-            "a password in clear text",
+            "mails in clear text",
             "[mail]\ntransport = \"smtp\"\nhost = \"m.example.org\"\ntls = \"none\"\nusername = \"u\"\npassword_file = \"/p\"\n",
             "soak.toml:4:7: mail.tls",
             "starttls",
@@ -145,6 +145,24 @@ fn a_systemd_credential_is_looked_up_where_systemd_puts_it() {
     assert_eq!(config.mail.password_path(Some("/run/c".as_ref())), Ok(Some(PathBuf::from("/run/c/smtp"))));
     let error = config.mail.password_path(None).expect_err("not under systemd");
     assert!(error.contains("LoadCredential=smtp"), "{error}");
+}
+
+#[test]
+fn mail_settings_are_saved_from_a_file_that_is_wrong_elsewhere() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("soak.toml");
+    let mail = "[mail]\nfrom = \"soakd@x.org\"\n[mail.routes]\ndefault = [\"ops@x.org\"]\n";
+    for (what, text, saved) in [
+        ("an unknown key", format!("[run]\nduraton = \"1h\"\n{mail}"), true),
+        ("no TOML", format!("[run\nduration ==\n{mail}"), true),
+        ("wrong in itself", mail.replace("from", "form"), false),
+        ("not there", "[run]\nduration = 1\n".to_owned(), false),
+    ] {
+        std::fs::write(&file, text).expect("written");
+        assert!(load(Some(&file)).is_err(), "{what}");
+        let from = soakd::config::salvage_mail(&file).map(|mail| mail.from);
+        assert_eq!(from.as_deref(), saved.then_some("soakd@x.org"), "{what}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod desk;
 mod digest;
-mod setup;
+pub(super) mod setup;
 mod test_mail;
 mod tour;
 

@@ -8,6 +8,7 @@ pub mod internal_probe;
 pub mod mail;
 pub mod model;
 mod report;
+pub mod unit_failed;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -80,6 +81,8 @@ enum Command {
     Mail(mail::Args),
     /// What a run found, as a page to send around.
     Report(report::Args),
+    /// Mail that a systemd unit has failed (the units' OnFailure= hook).
+    UnitFailed(unit_failed::Args),
     /// The version, as `--version` prints it.
     #[command(hide = true)]
     Version,
@@ -103,9 +106,8 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::Model(args) => model::execute(&args),
         Command::Mail(args) => mail::execute(&args),
         Command::Gate(args) => gate::execute(&args),
-        Command::InternalProbe(args) => internal_probe::execute(&args),
-        Command::Model(args) => model::execute(&args),
         Command::Report(args) => report::execute(&args),
+        Command::UnitFailed(args) => unit_failed::execute(&args),
         Command::Version => {
             println!("soakd {}", env!("CARGO_PKG_VERSION"));
             Ok(Outcome::Passed)

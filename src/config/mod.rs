@@ -61,6 +61,14 @@ fn load_file(path: &Path) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
+/// The mail settings of a file that [`load`] refuses because of something else: whoever mails that soakd cannot start needs
+/// just these. `None` if they are not there, or cannot be used themselves.
+#[must_use]
+pub fn salvage_mail(path: &Path) -> Option<Mail> {
+    let text = String::from_utf8_lossy(&std::fs::read(path).ok()?).into_owned();
+    resolve::salvage_mail(&text, path.parent().unwrap_or(Path::new("")))
+}
+
 /// Resolves `text`, which complaints call `name`. What it reads (rules, certificates, password, model) is looked for
 /// beside it, in `base`; what it writes (database, mails) lies in the working directory.
 pub fn load_text(name: &str, text: &str, base: &Path) -> Result<Config, ConfigError> {

@@ -55,6 +55,13 @@ impl<'t> Document<'t> {
         }
     }
 
+    /// As much of a damaged text as can be read; what is wrong with it is not told.
+    pub fn salvage(text: &'t str) -> Self {
+        let (root, _) = DeTable::parse_recoverable(text);
+        let (asked, places) = (BTreeSet::new(), BTreeMap::new());
+        Document { text, root: root.into_inner(), asked, problems: Vec::new(), places }
+    }
+
     /// Opens section `[name]`; a missing one reads as empty.
     pub fn section(&mut self, name: &'static str) -> Section<'_, 't> {
         self.asked.insert(name);

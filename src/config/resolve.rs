@@ -35,6 +35,14 @@ pub fn resolve(name: &str, text: &str, base: &Path) -> Result<Config, ConfigErro
     }
 }
 
+/// `[mail]` of a text whose other sections may be wrong; `None` if it is wrong itself, or not there.
+pub fn salvage_mail(text: &str, base: &Path) -> Option<Mail> {
+    let mut document = Document::salvage(text);
+    let mail = mail(&mut document, base);
+    let there = !document.places.is_empty();
+    (there && document.problems.is_empty() && validate::mail_is_possible(&mail)).then_some(mail)
+}
+
 fn run(document: &mut Document<'_>) -> Run {
     let (mut run, mut section) = (Run::default(), document.section("run"));
     section.duration("duration", &mut run.duration);

@@ -21,6 +21,13 @@ pub fn problems(config: &Config, place: impl Fn(&str) -> Option<Place>) -> Vec<P
     problems
 }
 
+/// Whether `[mail]` alone could be used.
+pub fn mail_is_possible(settings: &Mail) -> bool {
+    let mut found = Found(Vec::new());
+    mail(settings, &mut found);
+    found.0.is_empty()
+}
+
 struct Found(Vec<(String, String, String)>);
 
 impl Found {
@@ -205,12 +212,13 @@ fn mail(mail: &Mail, found: &mut Found) {
         "username and password_file go together",
         "give both, or neither",
     );
-    let here = matches!(mail.host.as_str(), "localhost" | "127.0.0.1" | "::1");
+    let host = mail.host.trim_start_matches('[').trim_end_matches(']');
+    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     found.unless(
-        mail.transport != Transport::Smtp || mail.password_file.is_none() || mail.tls != Tls::None || here,
+        mail.transport != Transport::Smtp || mail.tls != Tls::None || here,
         "mail.tls",
-        "the password would cross the network in clear text",
-        "write \"starttls\" or \"implicit\"",
+        format!("mails to {} would cross the network in clear text", mail.host),
+        "write \"starttls\" or \"implicit\"; none is for a server on this machine",
     );
     found.positive("mail.timeout", mail.timeout);
     found.positive("mail.retry_min", mail.retry_min);

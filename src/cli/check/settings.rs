@@ -1,8 +1,10 @@
 //! Configuration, rules and mail: what files and servers say.
 
+use super::super::mail::setup;
 use super::Findings;
 use crate::config::units::{format_bytes, format_duration};
 use crate::config::{Config, Mail, Transport};
+use crate::mail::AnyCarrier;
 
 /// The run in a sentence.
 pub(super) fn describe(config: &Config) -> String {
@@ -47,7 +49,7 @@ pub(super) fn mail(config: &Config, offline: bool, findings: &mut Findings) {
             findings.warning("mail", "mail.transport is none: alerts stay in the database", remedy);
         }
         Transport::Folder => folder(mail, findings),
-        Transport::Sendmail | Transport::Smtp => server(mail, offline, findings),
+        Transport::Sendmail | Transport::Smtp => server(config, offline, findings),
     }
 }
 
@@ -63,9 +65,35 @@ fn folder(mail: &Mail, findings: &mut Findings) {
     findings.warning("mail", what, "for a run that matters set mail.transport = \"smtp\", then `soakd mail --test`");
 }
 
-fn server(mail: &Mail, _offline: bool, findings: &mut Findings) {
-    match mail.password_path(std::env::var_os("CREDENTIALS_DIRECTORY").as_deref()) {
-        Ok(_) => findings.ok("mail", format!("{} by {}", mail.host, mail.transport.as_str())),
-        Err(error) => findings.blocker("mail", error, "see the message"),
+fn server(config: &Config, offline: bool, findings: &mut Findings) {
+    let carrier = setup::routes(config).and_then(|_| setup::carrier(config));
+    let destination = setup::destination(&config.mail);
+    match carrier {
+        Err(error) => findings.blocker("mail", error, "correct [mail], then `soakd mail --test`"),
+        Ok(AnyCarrier::Smtp(_)) if offline => {
+            findings.warning("mail", format!("{destination} was not asked (--offline)"), "leave --offline out");
+        }
+        Ok(AnyCarrier::Smtp(mut smtp)) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let answer = match runtime {
+                Ok(runtime) => runtime.block_on(smtp.hello()),
+                Err(error) => Err(format!("cannot start the event loop: {error}")),
+            };
+            match answer {
+                Ok(told) => findings.ok("mail", format!("{told}; `soakd mail --test` sends a mail on every route")),
+                Err(error) => {
+                    let remedy = "correct [mail]; alerts would wait in the database until the server answers";
+                    findings.blocker("mail", error, remedy);
+                }
+            }
+        }
+        Ok(AnyCarrier::Sendmail(_)) if !std::path::Path::new(&destination).exists() => {
+            findings.blocker(
+                "mail",
+                format!("{destination} is not there"),
+                "install a mail server such as postfix, or use smtp",
+            );
+        }
+        Ok(_) => findings.ok("mail", format!("by way of {destination}")),
     }
 }

@@ -14,7 +14,7 @@ const SENDMAIL: &str = "/usr/sbin/sendmail";
 const MESSAGE_FACTOR: u32 = 10;
 
 /// The configured way, checked. The error is prose with its remedy.
-pub(super) fn carrier(config: &Config) -> Result<AnyCarrier, String> {
+pub(in crate::cli) fn carrier(config: &Config) -> Result<AnyCarrier, String> {
     let mail = &config.mail;
     match mail.transport {
         Transport::Folder => Ok(AnyCarrier::Folder(Folder::new(mail.folder.clone()))),
@@ -34,7 +34,7 @@ pub(super) fn carrier(config: &Config) -> Result<AnyCarrier, String> {
 }
 
 /// Who gets what.
-pub(super) fn routes(config: &Config) -> Result<Routes, String> {
+pub(in crate::cli) fn routes(config: &Config) -> Result<Routes, String> {
     Routes::parse(&config.mail.from, &config.mail.routes).map_err(|e| format!("{}: [mail] {e}", config.source))
 }
 
@@ -44,7 +44,7 @@ pub(super) fn backoff(mail: &Mail) -> Backoff {
 }
 
 /// In words, for people.
-pub(super) fn destination(mail: &Mail) -> String {
+pub(in crate::cli) fn destination(mail: &Mail) -> String {
     match mail.transport {
         Transport::Folder => format!("the folder {}", mail.folder.display()),
         Transport::Smtp => format!("{}:{}", mail.host, mail.port()),
