@@ -5,6 +5,10 @@ use super::Findings;
 use crate::config::units::{format_bytes, format_duration};
 use crate::config::{Config, Mail, Transport};
 use crate::mail::AnyCarrier;
+use crate::rules::{RuleError, RuleSet};
+use crate::store::sql::Reader;
+use crate::store::{Mode, Store};
+use crate::supervisor::alerting::{RuleSources, check_rules, load_rules};
 
 /// The run in a sentence.
 pub(super) fn describe(config: &Config) -> String {
@@ -23,21 +27,46 @@ pub(super) fn describe(config: &Config) -> String {
 
 /// False when a rule file cannot be used.
 pub(super) fn rules(config: &Config, findings: &mut Findings) -> bool {
-    let mut usable = true;
-    for path in &config.alerts.rules {
-        if let Err(error) = std::fs::read_to_string(path) {
-            usable = false;
-            let remedy = "correct alerts.rules; paths are relative to the configuration file";
-            findings.blocker("rules", format!("{}: {error}", path.display()), remedy);
+    let sources = RuleSources { builtin: config.alerts.builtin, files: config.alerts.rules.clone() };
+    let rules = match load_rules(&sources) {
+        Ok(rules) => rules,
+        Err(fault) => {
+            refuse(&fault, findings);
+            return false;
+        }
+    };
+    if rules.rules.is_empty() {
+        findings.warning("rules", "no rules at all: nothing will ever alert", "set alerts.builtin = true");
+        return true;
+    }
+    match faults(&rules) {
+        Err(error) => findings.warning("rules", format!("their SQL was not tried: {error}"), "see the message"),
+        Ok(faults) if faults.is_empty() => {
+            findings.ok("rules", format!("{} rules, their SQL fits the schema", rules.rules.len()));
+        }
+        Ok(faults) => {
+            faults.iter().for_each(|fault| refuse(fault, findings));
+            return false;
         }
     }
-    if usable {
-        findings.ok("rules", format!("{} file(s) beside the built-in rules", config.alerts.rules.len()));
-    }
-    if !config.alerts.builtin && config.alerts.rules.is_empty() {
-        findings.warning("rules", "no rules at all: nothing will ever alert", "set alerts.builtin = true");
-    }
-    usable
+    true
+}
+
+fn refuse(fault: &RuleError, findings: &mut Findings) {
+    findings.blocker("rules", format!("{}:{}: {}", fault.file, fault.line, fault.what), fault.remedy.clone());
+}
+
+/// Prepares every rule's SQL against an empty database of this version, which is made and removed.
+fn faults(rules: &RuleSet) -> Result<Vec<RuleError>, String> {
+    let folder = std::env::temp_dir().join(format!("soakd-check-{}", std::process::id()));
+    std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let path = folder.join("empty.db");
+    let faults = Store::open(&path, Mode::Write)
+        .and_then(|_| Reader::open(&path))
+        .map(|reader| check_rules(rules, &reader))
+        .map_err(|error| error.to_string());
+    let _ = std::fs::remove_dir_all(&folder); // a leftover in the folder for leftovers
+    faults
 }
 
 /// Can a mail leave.
