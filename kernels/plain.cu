@@ -197,28 +197,28 @@ extern "C" __global__ void silu_mul(const float* gate_up, float* x, int width) {
 
 // ---- the token ----------------------------------------------------------------------------------------------------------------
 // Greedy choice and hash of the logits of each wanted column: 4 bytes a token of the vocabulary, read once. The lowest id wins a
-// tie; NaN never wins. The hash is a wrapping sum over the tokens of a mixed (bits, id): the same in any order.
+// tie; NaN never wins. The hash is that of src/engine/mod.rs: a wrapping sum over the tokens, the same in any order.
+// logits: [slot][vocab], out: [slot].
 struct Choice { u64 hash; u32 token, pad; };
-__device__ __forceinline__ u64 mix(u64 x) {
-    x ^= x >> 33;
-    x *= 0xff51afd7ed558ccdull;
-    x ^= x >> 33;
-    x *= 0xc4ceb9fe1a85ec53ull;
-    return x ^ x >> 33;
+__device__ __forceinline__ u64 split_mix(u64 x) {
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBull;
+    return x ^ x >> 31;
 }
 extern "C" __global__ void __launch_bounds__(1024) choose(const __grid_constant__ Columns c, const float* logits, int vocab, Choice* out) {
     __shared__ float most[32];
     __shared__ u32 which[32];
     __shared__ u64 sums[32];
     if (!c.at[blockIdx.x].want) return;
-    const float* p = logits + (size_t)blockIdx.x * vocab;
+    const int slot = c.at[blockIdx.x].slot;
+    const float* p = logits + (size_t)slot * vocab;
     float m = -INFINITY;
     u32 at = 0;
     u64 s = 0;
     for (int i = threadIdx.x; i < vocab; i += 1024) {
         const float v = p[i];
         if (v > m) { m = v; at = i; }
-        s += mix((u64)i << 32 | __float_as_uint(v));
+        s += split_mix((u64)i << 32 | __float_as_uint(v));
     }
     for (int round = 0; round < 2; round++) {
 #pragma unroll
@@ -236,5 +236,20 @@ extern "C" __global__ void __launch_bounds__(1024) choose(const __grid_constant_
         at = which[threadIdx.x];
         s = sums[threadIdx.x];
     }
-    if (threadIdx.x == 0) out[blockIdx.x] = Choice{s, at, 0};
+    if (threadIdx.x == 0) out[slot] = Choice{s, at, 0};
+}
+
+// ---- the ceiling ----------------------------------------------------------------------------------------------------------------
+// Reads n x 16 bytes, eight loads in flight a thread: what this chip's memory gives at best. Writes only what cannot be.
+extern "C" __global__ void __launch_bounds__(512) read_all(const uint4* p, u64 n, u32* out) {
+    const u64 step = (u64)gridDim.x * blockDim.x;
+    u32 x = 0;
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += 8 * step) {
+        uint4 v[8];
+#pragma unroll
+        for (int k = 0; k < 8; k++) v[k] = i + k * step < n ? __ldcs(p + i + k * step) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (int k = 0; k < 8; k++) x ^= v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
+    }
+    if (x == 0x12345678u) *out = x;
 }

@@ -52,7 +52,7 @@ struct Step {
     __half *q, *keys, *values;
     float* part;                              // attention: [item][group][128]
     float2* part_max;                         // (maximum, sum)
-    float* logits;
+    float* logits;                            // [slot][vocab]
     u32* barrier;
 };
 
@@ -383,7 +383,7 @@ template <int NC> struct Finish {
     }
     __device__ __forceinline__ void head(float v, int block, int i, int n, bool on) const {
         const int row = (block * 8 + w.rank) * 16 + i;
-        if (on && row < p.vocab) p.logits[(size_t)n * p.vocab + row] = v * c->inverse_rms[n];
+        if (on && row < p.vocab && p.columns.at[n].want) p.logits[(size_t)p.columns.at[n].slot * p.vocab + row] = v * c->inverse_rms[n];
     }
     // RoPE on neighbouring rows; q scaled for exp2; k and v into the cache.
     __device__ __forceinline__ void q_k_v(float v, int block, int i, int n, bool on) const {

@@ -10,6 +10,7 @@
 pub mod arch;
 pub mod block;
 pub mod cpu;
+pub mod cuda;
 pub mod gguf;
 pub mod recipe;
 pub mod synth;
@@ -78,7 +79,11 @@ pub fn load(options: &LoadOptions) -> Result<Box<dyn Engine>, EngineError> {
             let options = cpu::CpuOptions { slots: options.slots, context_tokens, threads };
             Ok(Box::new(cpu::CpuEngine::new(&model, options)?))
         }
-        Backend::Cuda { .. } => Err(EngineError::Request("this build has no CUDA back end; use --backend cpu".into())),
+        Backend::Cuda { device } => {
+            let tuning = cuda::Tuning::default();
+            let options = cuda::CudaOptions { device, slots: options.slots, context_tokens, path: None, tuning };
+            Ok(Box::new(cuda::CudaEngine::new(&model, options)?))
+        }
     }
 }
 
@@ -94,23 +99,13 @@ pub fn greedy(logits: &[f32]) -> u32 {
     best.1
 }
 
-/// Hash of the bits of a row of logits: eight interleaved FNV-1a lanes over the 32-bit words, then one over the lanes.
-/// Every back end uses it, so that hashes of equal logits are equal.
+/// Hash of the bits of a row of logits: the wrapping sum of `mix(id × 2^32 + bits)` over the tokens, with
+/// [`synth::mix`]. A sum has no order, so a GPU can take it in parallel; every back end uses it, and hashes of equal
+/// logits are equal.
 #[must_use]
 pub fn hash_logits(logits: &[f32]) -> u64 {
-    const PRIME: u64 = 0x0000_0100_0000_01B3;
-    let mut lanes = [0xCBF2_9CE4_8422_2325_u64; 8];
-    let mix = |lane: &mut u64, logit: f32| *lane = (*lane ^ u64::from(logit.to_bits())).wrapping_mul(PRIME);
-    let chunks = logits.chunks_exact(8);
-    for (lane, &logit) in lanes.iter_mut().zip(chunks.remainder()) {
-        mix(lane, logit);
-    }
-    for chunk in chunks {
-        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
-            mix(lane, logit);
-        }
-    }
-    lanes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &lane| (hash ^ lane ^ (lane >> 32)).wrapping_mul(PRIME))
+    let token = |(id, logit): (usize, &f32)| synth::mix((id as u64) << 32 | u64::from(logit.to_bits()));
+    logits.iter().enumerate().map(token).fold(0, u64::wrapping_add)
 }
 
 /// What a loaded model is.

@@ -1,0 +1,61 @@
+//! Single operations on the device, for tests that hold them against the CPU's definitions.
+
+use super::driver::{Buffer, Device, Module, launch};
+use super::tiles::{BLOCK_ROWS, BLOCK_TILES, COLS, tile_bytes};
+use super::upload::Uploader;
+use super::{PLAIN_PTX, STEP_PTX};
+use crate::engine::EngineError;
+use crate::engine::block::BlockType;
+
+/// `rows` rows of `cols` weights of type `ty` as floats, by the device's dequantisation.
+pub fn dequantize(device: u32, ty: BlockType, rows: usize, cols: usize, bytes: &[u8]) -> Result<Vec<f32>, EngineError> {
+    let device = Device::open(device)?;
+    device.enter()?;
+    let module = Module::new(&device, "plain", PLAIN_PTX)?;
+    let kernel = module.function("dequantize")?;
+    let source = Buffer::of(&device, "blocks", bytes)?;
+    let out = Buffer::filled(&device, "floats", (rows * cols * 4) as u64, u32::MAX)?;
+    let grid = ((cols as u32).div_ceil(256 * 8), rows as u32);
+    launch!(device, kernel, grid, 256, 0; ty.gguf_id() as i32, source.at(), (bytes.len() / rows) as u64, cols as i32, out.at())?;
+    let mut floats = vec![0.0_f32; rows * cols];
+    out.download(0, &mut floats)?;
+    Ok(floats)
+}
+
+/// The tiles of a matrix as the device packs them; `stride` and `offset` as for gate (2, 0) and up (2, 1).
+pub fn pack(
+    device: u32,
+    ty: BlockType,
+    rows: usize,
+    cols: usize,
+    bytes: &[u8],
+    stride: usize,
+    offset: usize,
+) -> Result<Vec<u8>, EngineError> {
+    let device = Device::open(device)?;
+    device.enter()?;
+    let uploader = Uploader::new(&device)?;
+    let blocks = (rows * stride).div_ceil(BLOCK_ROWS);
+    let size = blocks * BLOCK_TILES * (cols / COLS) * tile_bytes(ty);
+    let source = Buffer::of(&device, "blocks", bytes)?;
+    let tiles = Buffer::filled(&device, "tiles", size as u64, 0)?;
+    let (supers, groups) = ((cols / COLS) as i32, (blocks * BLOCK_TILES / stride) as i32);
+    let grid = (((groups * supers) as u32).div_ceil(4), 1);
+    launch!(device, uploader.pack, grid, 128, 0;
+        ty.gguf_id() as i32, source.at(), rows as i32, supers, groups, stride as i32, offset as i32, tiles.at())?;
+    let mut out = vec![0_u8; size];
+    tiles.download(0, &mut out)?;
+    Ok(out)
+}
+
+/// Whether the driver compiles every embedded PTX for this device.
+pub fn compiles(device: u32) -> Result<(), EngineError> {
+    let device = Device::open(device)?;
+    device.enter()?;
+    Module::new(&device, "plain", PLAIN_PTX)?;
+    Uploader::new(&device)?;
+    if device.facts().compute >= (9, 0) {
+        Module::new(&device, "step", STEP_PTX)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,339 @@
+//! The CUDA back end: kernels of our own (`kernels/*.cu`), embedded as PTX and compiled by the driver when a model loads.
+//!
+//! Two paths through the same model. [`plain`] runs every tensor type and shape on every chip from compute capability 7.5
+//! on, an operation a kernel. [`persistent`] runs the whole step as one kernel where chip and model allow it
+//! ([`Path::choose`] says which, and why not). Both take *columns*: one token of one stream at one position, up to 16 at a
+//! time; decoding gives a column a stream, a prompt many columns of one stream. A column's arithmetic does not depend on
+//! its company, so neither do a stream's tokens. All device memory is allocated when the engine is made.
+
+pub mod bench;
+pub mod check;
+mod driver;
+mod persistent;
+mod plain;
+pub mod tiles;
+mod upload;
+
+pub use driver::{DeviceFacts, devices};
+pub use persistent::Tuning;
+
+use super::arch::Architecture;
+use super::weights::Model;
+use super::{Engine, EngineError, Feed, Held, ModelFacts, Next};
+use driver::{Buffer, Device, Function, Module, launch};
+use std::sync::Arc;
+
+/// Columns that go through together.
+pub const COLUMNS: usize = 16;
+
+/// PTX for compute capability 7.5 and later.
+const PLAIN_PTX: &str = include_str!("../../../kernels/ptx/plain.compute_75.ptx");
+/// Repacking and generating weights; 7.5 and later.
+const PACK_PTX: &str = include_str!("../../../kernels/ptx/pack.compute_75.ptx");
+/// The persistent step; 9.0 and later.
+const STEP_PTX: &str = include_str!("../../../kernels/ptx/step.compute_90.ptx");
+
+/// What the CUDA engine is made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// CUDA ordinal.
+    pub device: u32,
+    /// Streams.
+    pub slots: usize,
+    /// Positions of each stream's cache.
+    pub context_tokens: usize,
+    /// Which path; `None`: the fastest that runs.
+    pub path: Option<Path>,
+    /// How the persistent kernel is launched.
+    pub tuning: Tuning,
+}
+
+/// Which kernels run a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// A kernel an operation; compute capability 7.5, every type and shape.
+    Plain,
+    /// One kernel a step; compute capability 9.0.
+    Persistent,
+}
+
+impl Path {
+    /// The fastest path for a model on a chip, and in words why it is not the fastest of all.
+    #[must_use]
+    pub fn choose(device: &DeviceFacts, model: &Model) -> (Path, Option<String>) {
+        if device.compute < (9, 0) {
+            let (major, minor) = device.compute;
+            return (Path::Plain, Some(format!("compute capability {major}.{minor} is below 9.0")));
+        }
+        match persistent::refusal(model) {
+            Some(reason) => (Path::Plain, Some(reason)),
+            None => (Path::Persistent, None),
+        }
+    }
+
+    /// As it is shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Path::Plain => "plain (compute_75)",
+            Path::Persistent => "persistent (compute_90)",
+        }
+    }
+}
+
+/// What `soakd check` can say of a device without loading a model: which kernels it can run.
+pub fn fastest_path(device: &DeviceFacts) -> Result<Path, String> {
+    match device.compute {
+        (major, minor) if (major, minor) < (7, 5) => {
+            Err(format!("compute capability {major}.{minor}, and the kernels need 7.5 (Turing) or later"))
+        }
+        compute if compute < (9, 0) => Ok(Path::Plain),
+        _ => Ok(Path::Persistent),
+    }
+}
+
+/// One token of one stream at one position, as the kernels have it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Column {
+    token: i32,
+    slot: i32,
+    position: i32,
+    /// 1: the logits of this column are needed.
+    want: i32,
+}
+
+/// The columns of one pass, as the kernels have them.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Columns {
+    count: i32,
+    at: [Column; COLUMNS],
+}
+
+impl Columns {
+    fn used(&self) -> &[Column] {
+        &self.at[..self.count as usize]
+    }
+}
+
+/// Greedy choice and hash, as `choose` in plain.cu writes them.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Choice {
+    hash: u64,
+    token: u32,
+    unused: u32,
+}
+
+enum Pass {
+    Plain(plain::Plain),
+    Persistent(Box<persistent::Persistent>),
+}
+
+/// A model on one GPU.
+pub struct CudaEngine {
+    facts: ModelFacts,
+    path: Path,
+    lengths: Vec<usize>,
+    pass: Pass,
+    choose: Function,
+    /// `[slot][vocab]`.
+    logits: Buffer,
+    choices: Buffer,
+    received: Vec<Choice>,
+    _module: Module,
+    device: Arc<Device>,
+}
+
+impl CudaEngine {
+    /// Opens the device, loads or generates the weights, and allocates everything.
+    pub fn new(model: &Model, options: CudaOptions) -> Result<Self, EngineError> {
+        let arch = &model.arch;
+        check_options(model, options)?;
+        let device = Device::open(options.device)?;
+        fastest_path(device.facts())
+            .map_err(|reason| EngineError::Request(format!("{}: {reason}", device.facts().name)))?;
+        device.enter()?;
+        let module = Module::new(&device, "plain", PLAIN_PTX)?;
+        let path = options.path.unwrap_or_else(|| Path::choose(device.facts(), model).0);
+        let slots = options.slots as u64;
+        let logits = Buffer::filled(&device, "logits", slots * arch.vocab as u64 * 4, 0)?;
+        let choices = Buffer::filled(&device, "greedy choices", slots * size_of::<Choice>() as u64, 0)?;
+        let pass = match path {
+            Path::Plain => Pass::Plain(plain::Plain::new(&device, &module, model, options)?),
+            Path::Persistent => {
+                Pass::Persistent(Box::new(persistent::Persistent::new(&device, &module, model, options)?))
+            }
+        };
+        device.wait("loading the model")?;
+        let facts = ModelFacts {
+            name: model.name.clone(),
+            vocab: arch.vocab as u32,
+            layers: arch.layers as u32,
+            width: arch.width as u32,
+            context_tokens: options.context_tokens as u32,
+            weight_bytes_per_token: model.weight_bytes_per_token(),
+            weight_bytes: model.weight_bytes(),
+            types: model.types(),
+        };
+        let choose = module.function("choose")?;
+        let received = vec![Choice::default(); options.slots];
+        let lengths = vec![0; options.slots];
+        Ok(CudaEngine { facts, path, lengths, pass, choose, logits, choices, received, _module: module, device })
+    }
+
+    /// Which kernels it uses.
+    pub fn path(&self) -> Path {
+        self.path
+    }
+
+    /// The device it is on.
+    pub fn device(&self) -> &DeviceFacts {
+        self.device.facts()
+    }
+
+    /// Free and total bytes of the device.
+    pub fn device_memory(&self) -> Result<(u64, u64), EngineError> {
+        self.device.enter()?;
+        self.device.memory()
+    }
+
+    /// Changes how the persistent kernel is launched, for measurements.
+    pub fn tune(&mut self, tuning: Tuning) -> Result<(), EngineError> {
+        self.device.enter()?;
+        match &mut self.pass {
+            Pass::Plain(_) => Ok(()),
+            Pass::Persistent(pass) => pass.tune(tuning),
+        }
+    }
+
+    fn check(&self, batch: &[Feed<'_>]) -> Result<(), EngineError> {
+        let mut fed = vec![false; self.lengths.len()];
+        for feed in batch {
+            let slot = feed.slot;
+            let refuse = |reason: String| Err(EngineError::Request(reason));
+            if slot >= fed.len() {
+                return refuse(format!("stream {slot} of {}", fed.len()));
+            }
+            if std::mem::replace(&mut fed[slot], true) {
+                return refuse(format!("stream {slot} is fed twice in one step"));
+            }
+            if feed.tokens.is_empty() {
+                return refuse(format!("stream {slot} is fed no token"));
+            }
+            if let Some(token) = feed.tokens.iter().find(|&&token| token >= self.facts.vocab) {
+                return refuse(format!("token {token} in a vocabulary of {}", self.facts.vocab));
+            }
+            let end = self.lengths[slot] + feed.tokens.len();
+            if end > self.facts.context_tokens as usize {
+                return refuse(format!("stream {slot}: {end} tokens in a context of {}", self.facts.context_tokens));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs up to 16 columns.
+    fn pass(&mut self, columns: &Columns) -> Result<(), EngineError> {
+        match &mut self.pass {
+            Pass::Plain(pass) => pass.run(columns, &self.logits)?,
+            Pass::Persistent(pass) => pass.run(columns, &self.logits)?,
+        }
+        if columns.used().iter().all(|column| column.want == 0) {
+            return Ok(());
+        }
+        let (device, grid) = (&self.device, (columns.count as u32, 1));
+        launch!(device, self.choose, grid, 1024, 0; *columns, self.logits.at(), self.facts.vocab as i32, self.choices.at())
+    }
+}
+
+fn check_options(model: &Model, options: CudaOptions) -> Result<(), EngineError> {
+    if options.slots == 0 {
+        return Err(EngineError::Request("at least one stream is needed".into()));
+    }
+    let most = model.arch.context_tokens;
+    if options.context_tokens == 0 || options.context_tokens > most {
+        let asked = options.context_tokens;
+        return Err(EngineError::Request(format!(
+            "a context of {asked} tokens: {} was made for 1 to {most}",
+            model.path
+        )));
+    }
+    Ok(())
+}
+
+impl Engine for CudaEngine {
+    fn facts(&self) -> &ModelFacts {
+        &self.facts
+    }
+
+    fn slots(&self) -> usize {
+        self.lengths.len()
+    }
+
+    fn held(&self) -> Held {
+        let host = self.received.len() * size_of::<Choice>() + self.lengths.len() * size_of::<usize>();
+        Held { host_bytes: host as u64, device_bytes: Some(self.device.held_bytes()) }
+    }
+
+    fn step(&mut self, batch: &[Feed<'_>], out: &mut Vec<Next>) -> Result<(), EngineError> {
+        self.check(batch)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.device.enter()?;
+        let mut columns = Columns::default();
+        for feed in batch {
+            for (i, &token) in feed.tokens.iter().enumerate() {
+                columns.at[columns.count as usize] = Column {
+                    token: token as i32,
+                    slot: feed.slot as i32,
+                    position: (self.lengths[feed.slot] + i) as i32,
+                    want: i32::from(i + 1 == feed.tokens.len()),
+                };
+                columns.count += 1;
+                if columns.count as usize == COLUMNS {
+                    self.pass(&columns)?;
+                    columns = Columns::default();
+                }
+            }
+            self.lengths[feed.slot] += feed.tokens.len();
+        }
+        if columns.count > 0 {
+            self.pass(&columns)?;
+        }
+        self.choices.download(0, &mut self.received)?;
+        for feed in batch {
+            let choice = self.received[feed.slot];
+            out.push(Next { slot: feed.slot, token: choice.token, logits_hash: choice.hash });
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self, slot: usize) {
+        if let Some(length) = self.lengths.get_mut(slot) {
+            *length = 0;
+        }
+    }
+
+    fn logits(&mut self, slot: usize) -> Result<Vec<f32>, EngineError> {
+        if slot >= self.lengths.len() || self.lengths[slot] == 0 {
+            return Err(EngineError::Request(format!("stream {slot} has been fed nothing")));
+        }
+        self.device.enter()?;
+        let vocab = self.facts.vocab as usize;
+        let mut logits = vec![0.0_f32; vocab];
+        self.logits.download((slot * vocab * 4) as u64, &mut logits)?;
+        Ok(logits)
+    }
+}
+
+/// Cosine and sine of every position and pair, `[position][pairs]`, worked out in f64.
+fn rope_table(arch: &Architecture, positions: usize) -> Vec<[f32; 2]> {
+    let rope = &arch.rope;
+    let of = |position: usize, frequency: f64| {
+        let (sine, cosine) = (position as f64 * frequency).sin_cos();
+        [(cosine * rope.magnitude) as f32, (sine * rope.magnitude) as f32]
+    };
+    (0..positions).flat_map(|position| rope.frequencies.iter().map(move |&frequency| of(position, frequency))).collect()
+}

@@ -1,0 +1,532 @@
+//! The persistent path: a decode step of the whole model in one kernel (`kernels/step.cu`, which documents the method).
+//!
+//! Here are the host's parts: which models it can run, repacking weights into tiles at load, where everything lies in
+//! shared memory, and the launch. Structures that the kernel reads are mirrored here; the kernel reports its sizes at
+//! load and a mismatch is an error.
+
+use super::driver::{Buffer, Device, Function, Module, launch};
+use super::tiles::{BLOCK_ROWS, BLOCK_TILES, COLS, has_tiles, tile_bytes};
+use super::upload::Uploader;
+use super::{COLUMNS, Columns, CudaOptions, STEP_PTX, plain, rope_table};
+use crate::engine::EngineError;
+use crate::engine::weights::{Model, Tensor};
+use std::sync::Arc;
+
+/// CTAs of a cluster; a row is cut into as many parts.
+const CLUSTER: u32 = 8;
+/// 16 compute warps and the producer.
+const THREADS: u32 = 16 * 32 + 32;
+/// Floats of a head that the kernel's attention takes.
+const HEAD_WIDTH: usize = 128;
+/// Cached positions that a warp takes at once.
+const CHUNK: usize = 32;
+/// Most query heads of one key/value head.
+const GROUP_MAX: usize = 8;
+/// Reads as "not there yet" in the buffers that CTAs exchange.
+const EMPTY: u32 = u32::MAX;
+/// A stage needs this many bytes of barriers: four full, one empty.
+const STAGE_BARRIER_BYTES: usize = 40;
+
+/// How the kernel is launched. The defaults are the fastest that were measured (`kernels/NOTES.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Most bulk copies (two tiles each) on their way at a time, a CTA.
+    pub window: u32,
+    /// Most stages of the ring; less where shared memory is.
+    pub depth_max: u32,
+    /// Fetch cached keys and values into L2 before they are wanted.
+    pub prefetch: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning { window: 8, depth_max: 32, prefetch: true }
+    }
+}
+
+/// Why the persistent kernel cannot run a model; `None` if it can.
+pub(super) fn refusal(model: &Model) -> Option<String> {
+    let arch = &model.arch;
+    if arch.head_width != HEAD_WIDTH || arch.rope.width != HEAD_WIDTH {
+        return Some(format!(
+            "heads of {} floats, {} rotated; it takes {HEAD_WIDTH}",
+            arch.head_width, arch.rope.width
+        ));
+    }
+    let group = arch.heads / arch.kv_heads;
+    if group > GROUP_MAX {
+        return Some(format!("{group} query heads a key/value head; it takes {GROUP_MAX}"));
+    }
+    let matrices =
+        || model.tensors[1..].iter().chain([model.head()]).filter(|tensor| !tensor.name.ends_with("_norm.weight"));
+    if let Some(tensor) = matrices().find(|tensor| !has_tiles(tensor.ty)) {
+        return Some(format!("{} is {}, which has no tiles", tensor.name, tensor.ty));
+    }
+    if let Some(tensor) = matrices().find(|tensor| tensor.cols % COLS != 0) {
+        return Some(format!("{} has rows of {} weights, no multiple of {COLS}", tensor.name, tensor.cols));
+    }
+    for layer in 0..arch.layers {
+        let ty = |part: &str| model.tensor(&format!("blk.{layer}.{part}.weight")).map(|tensor| tensor.ty);
+        if ty("ffn_gate") != ty("ffn_up") {
+            return Some(format!("gate and up of layer {layer} have different types"));
+        }
+    }
+    None
+}
+
+/// `Part` of step.cu.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    at: u32,
+    ty: u32,
+}
+
+/// `Shape` of step.cu.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    supers: i32,
+    blocks: [i32; 3],
+}
+
+/// `Step` of step.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Step {
+    columns: Columns,
+    tiles: u64,
+    parts: u64,
+    shape: [Shape; 5],
+    layers: i32,
+    width: i32,
+    heads: i32,
+    kv_heads: i32,
+    vocab: i32,
+    slots: i32,
+    context: i32,
+    chunks: i32,
+    group: i32,
+    depth: i32,
+    stage_bytes: i32,
+    window: i32,
+    head: i32,
+    prefetch: i32,
+    zero: i32,
+    epsilon: f32,
+    turn_a: i32,
+    turn_b: i32,
+    barrier_base: u32,
+    x: [[u64; 3]; 4],
+    squares_a: [u64; 3],
+    squares_b: [u64; 3],
+    h0: u64,
+    gain: u64,
+    rope: u64,
+    q: u64,
+    keys: u64,
+    values: u64,
+    part: u64,
+    part_max: u64,
+    logits: u64,
+    barrier: u64,
+}
+
+/// The kernel's template argument: columns that it computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    One,
+    Eight,
+    Sixteen,
+}
+
+impl Width {
+    const ALL: [Width; 3] = [Width::One, Width::Eight, Width::Sixteen];
+
+    fn of(columns: usize) -> Width {
+        match columns {
+            0..=1 => Width::One,
+            2..=8 => Width::Eight,
+            _ => Width::Sixteen,
+        }
+    }
+
+    const fn columns(self) -> usize {
+        match self {
+            Width::One => 1,
+            Width::Eight => 8,
+            Width::Sixteen => 16,
+        }
+    }
+}
+
+/// Bytes of shared memory before the ring and without its barriers: the kernel's `lay_out`, line by line.
+fn shared_before_ring(columns: usize, common_bytes: usize, own_blocks: usize, supers: usize) -> usize {
+    let stride = if columns == 1 { 1 } else { columns + 2 };
+    let red = common_bytes.next_multiple_of(128);
+    let residual = red + 4 * (CLUSTER as usize * 16 * stride) * 4;
+    let x = (residual + own_blocks * columns * 64).next_multiple_of(128);
+    (x + supers * 9 * columns * 64).next_multiple_of(128)
+}
+
+/// Stages of the ring that fit, and all bytes of shared memory with them.
+fn ring(before: usize, stage_bytes: usize, shared_max: usize, depth_max: usize) -> (usize, usize) {
+    let spare = shared_max.saturating_sub(before + 128);
+    let depth = (spare / (stage_bytes + STAGE_BARRIER_BYTES)).min(depth_max);
+    let start = (before + depth * STAGE_BARRIER_BYTES).next_multiple_of(128);
+    (depth, start + depth * stage_bytes)
+}
+
+/// One variant of the kernel, with its ring.
+struct Variant {
+    function: Function,
+    depth: usize,
+    shared_bytes: usize,
+}
+
+/// What the kernels exchange, for 16 columns.
+struct Exchange {
+    x: [Buffer; 4],
+    squares: Buffer,
+    rest: Vec<Buffer>,
+}
+
+pub(super) struct Persistent {
+    device: Arc<Device>,
+    module: Module,
+    embed: Function,
+    embedding: Embedding,
+    step: Step,
+    variants: Vec<Variant>,
+    exchange: Exchange,
+    /// Which kernel and how many columns the exchange buffers stand for.
+    last: Option<(Width, usize)>,
+    clusters: u32,
+    before_ring: [usize; 3],
+    tuning: Tuning,
+}
+
+/// The embedding table as it lies in the file.
+struct Embedding {
+    table: Buffer,
+    ty: i32,
+    row_bytes: u64,
+}
+
+impl Persistent {
+    pub(super) fn new(
+        device: &Arc<Device>,
+        plain: &Module,
+        model: &Model,
+        options: CudaOptions,
+    ) -> Result<Self, EngineError> {
+        if let Some(reason) = refusal(model) {
+            return Err(EngineError::Request(format!("the persistent kernel cannot run {}: {reason}", model.path)));
+        }
+        let arch = &model.arch;
+        let module = Module::new(device, "step", STEP_PTX)?;
+        let common_bytes = check_layout(device, &module)?;
+        let uploader = Uploader::new(device)?;
+        let embedding = upload_embedding(&uploader, model)?;
+        let (tiles, parts) = pack(&uploader, model)?;
+        let parts = Buffer::of(device, "table of matrices", &parts)?;
+        let stage_bytes = BLOCK_TILES * most_tile_bytes(model);
+        let shapes = shapes(model);
+        let functions = [module.function("step1")?, module.function("step8")?, module.function("step16")?];
+        let shared_max = device.facts().shared_bytes_max as usize;
+        for function in &functions {
+            module.allow_shared(function, shared_max as u32)?;
+        }
+        let clusters = device.active_clusters(&functions[2], CLUSTER, THREADS, shared_max as u32)?;
+        let clusters = clusters.min(device.facts().multiprocessors / CLUSTER);
+        if clusters == 0 {
+            return Err(EngineError::Request(format!(
+                "{} cannot run a cluster of {CLUSTER} such blocks",
+                device.facts().name
+            )));
+        }
+        let own_blocks = (shapes[1].blocks[0] as usize).div_ceil(clusters as usize);
+        let supers = shapes.iter().map(|shape| (shape.supers as usize).div_ceil(CLUSTER as usize)).max().unwrap_or(0);
+        let before_ring = Width::ALL.map(|width| shared_before_ring(width.columns(), common_bytes, own_blocks, supers));
+        let exchange = Exchange::new(device, model, options)?;
+        let mut step = base_step(model, options, &tiles, &parts, shapes, stage_bytes);
+        exchange.point(&mut step);
+        let mut exchange = exchange;
+        exchange.rest.extend([tiles, parts]);
+        let others = [
+            ("norms", Buffer::of(device, "norms", &plain::gains(model))?),
+            ("rotary table", Buffer::of(device, "rotary table", &rope_table(arch, options.context_tokens))?),
+        ];
+        (step.gain, step.rope) = (others[0].1.at(), others[1].1.at());
+        exchange.rest.extend(others.map(|(_, buffer)| buffer));
+        let mut made = Persistent {
+            device: Arc::clone(device),
+            embed: plain.function("embed")?,
+            embedding,
+            step,
+            variants: Vec::new(),
+            exchange,
+            last: None,
+            clusters,
+            before_ring,
+            tuning: options.tuning,
+            module,
+        };
+        made.variants = made.lay_out(functions)?;
+        Ok(made)
+    }
+
+    fn lay_out(&self, functions: [Function; 3]) -> Result<Vec<Variant>, EngineError> {
+        let shared_max = self.device.facts().shared_bytes_max as usize;
+        let variants = functions.into_iter().zip(self.before_ring).map(|(function, before)| {
+            let depth_max = self.tuning.depth_max as usize;
+            let (depth, shared_bytes) = ring(before, self.step.stage_bytes as usize, shared_max, depth_max);
+            if depth < 2 {
+                let name = &self.device.facts().name;
+                return Err(EngineError::Request(format!(
+                    "{name} has {shared_max} bytes of shared memory a block, too few for this model's persistent kernel"
+                )));
+            }
+            Ok(Variant { function, depth, shared_bytes })
+        });
+        variants.collect()
+    }
+
+    pub(super) fn tune(&mut self, tuning: Tuning) -> Result<(), EngineError> {
+        self.tuning = tuning;
+        let functions =
+            [self.module.function("step1")?, self.module.function("step8")?, self.module.function("step16")?];
+        self.variants = self.lay_out(functions)?;
+        Ok(())
+    }
+
+    pub(super) fn run(&mut self, columns: &Columns, logits: &Buffer) -> Result<(), EngineError> {
+        let count = columns.count as usize;
+        let width = Width::of(count);
+        if self.last != Some((width, count)) {
+            // Other columns take part, or lie elsewhere: start the exchange afresh.
+            self.exchange.clear()?;
+            (self.step.turn_a, self.step.turn_b) = (0, 0);
+            self.last = Some((width, count));
+        }
+        let variant = &self.variants[width as usize];
+        let step = &mut self.step;
+        step.columns = *columns;
+        step.logits = logits.at();
+        step.head = i32::from(columns.used().iter().any(|column| column.want == 1));
+        let most = columns.used().iter().map(|column| column.position as usize / CHUNK + 1).max().unwrap_or(1);
+        step.chunks = most as i32;
+        step.depth = variant.depth as i32;
+        (step.window, step.prefetch) = (self.tuning.window as i32, i32::from(self.tuning.prefetch));
+        let (device, e) = (&self.device, &self.embedding);
+        let grid = ((step.width as u32).div_ceil(256 * 8), count as u32);
+        launch!(device, self.embed, grid, 256, 0; *columns, e.ty, e.table.at(), e.row_bytes, step.width, step.h0)?;
+        let ctas = self.clusters * CLUSTER;
+        launch!(device, variant.function, (ctas, 1), THREADS, variant.shared_bytes as u32; *step)?;
+        step.turn_a = (step.turn_a + step.layers + 1) % 3;
+        step.turn_b = (step.turn_b + step.layers) % 3;
+        step.barrier_base = step.barrier_base.wrapping_add(2 * step.layers as u32 * ctas);
+        Ok(())
+    }
+}
+
+/// Compares the kernel's idea of its structures with ours; gives the size of its `Common`.
+fn check_layout(device: &Arc<Device>, module: &Module) -> Result<usize, EngineError> {
+    let out = Buffer::new(device, "layout", 16)?;
+    let report = module.function("step_layout")?;
+    launch!(device, report, (1, 1), 1, 0; out.at())?;
+    let mut sizes = [0_u32; 2];
+    out.download(0, &mut sizes)?;
+    if sizes[0] as usize != size_of::<Step>() {
+        let (theirs, ours) = (sizes[0], size_of::<Step>());
+        return Err(EngineError::Request(format!(
+            "step.cu has a Step of {theirs} bytes, the host one of {ours}: rebuild the PTX"
+        )));
+    }
+    Ok(sizes[1] as usize)
+}
+
+fn upload_embedding(uploader: &Uploader, model: &Model) -> Result<Embedding, EngineError> {
+    let tensor = &model.tensors[0];
+    let table = Buffer::new(&uploader.device, "embedding table", tensor.bytes as u64)?;
+    uploader.put(model, tensor, &table, 0)?;
+    Ok(Embedding { table, ty: tensor.ty.gguf_id() as i32, row_bytes: (tensor.bytes / tensor.rows) as u64 })
+}
+
+fn most_tile_bytes(model: &Model) -> usize {
+    let matrices = model.tensors[1..].iter().chain([model.head()]).filter(|tensor| has_tiles(tensor.ty));
+    matrices.map(|tensor| tile_bytes(tensor.ty)).max().unwrap_or(0)
+}
+
+fn blocks(rows: usize) -> i32 {
+    rows.div_ceil(BLOCK_ROWS) as i32
+}
+
+/// Super-blocks a row and row blocks of the five operations.
+fn shapes(model: &Model) -> [Shape; 5] {
+    let arch = &model.arch;
+    let shape = |cols: usize, blocks: [i32; 3]| Shape { supers: (cols / COLS) as i32, blocks };
+    [
+        shape(arch.width, [blocks(arch.q_width()), blocks(arch.kv_width()), blocks(arch.kv_width())]),
+        shape(arch.q_width(), [blocks(arch.width), 0, 0]),
+        shape(arch.width, [blocks(2 * arch.feed_forward), 0, 0]),
+        shape(arch.feed_forward, [blocks(arch.width), 0, 0]),
+        shape(arch.width, [blocks(arch.vocab), 0, 0]),
+    ]
+}
+
+/// One matrix of the step as it is packed: tensors that lie interleaved by row groups (gate and up), or one.
+struct Packed<'a> {
+    tensors: Vec<&'a Tensor>,
+    blocks: i32,
+}
+
+fn packed(model: &Model) -> Result<Vec<Packed<'_>>, EngineError> {
+    let arch = &model.arch;
+    let find = |name: String| {
+        model.tensor(&name).ok_or_else(|| EngineError::Request(format!("{}: tensor {name} is missing", model.path)))
+    };
+    let mut all = Vec::new();
+    for layer in 0..arch.layers {
+        for part in ["attn_q", "attn_k", "attn_v", "attn_output"] {
+            let tensor = find(format!("blk.{layer}.{part}.weight"))?;
+            all.push(Packed { blocks: blocks(tensor.rows), tensors: vec![tensor] });
+        }
+        let pair = vec![find(format!("blk.{layer}.ffn_gate.weight"))?, find(format!("blk.{layer}.ffn_up.weight"))?];
+        all.push(Packed { tensors: pair, blocks: blocks(2 * arch.feed_forward) });
+        let down = find(format!("blk.{layer}.ffn_down.weight"))?;
+        all.push(Packed { blocks: blocks(down.rows), tensors: vec![down] });
+    }
+    all.push(Packed { tensors: vec![model.head()], blocks: blocks(arch.vocab) });
+    Ok(all)
+}
+
+/// Repacks all matrices into tiles; gives the tiles and the kernel's table of them.
+fn pack(uploader: &Uploader, model: &Model) -> Result<(Buffer, Vec<Part>), EngineError> {
+    let device = &uploader.device;
+    let all = packed(model)?;
+    let bytes = |m: &Packed| {
+        let tensor = m.tensors[0];
+        (m.blocks as usize * (tensor.cols / COLS) * BLOCK_TILES * tile_bytes(tensor.ty)) as u64
+    };
+    let total: u64 = all.iter().map(bytes).sum();
+    let tiles = Buffer::new(device, &format!("weights of {}", model.path), total)?;
+    let largest = all.iter().flat_map(|m| &m.tensors).map(|tensor| tensor.bytes).max().unwrap_or(0);
+    let raw = Buffer::new(device, "one tensor while it is repacked", largest as u64)?;
+    let (mut parts, mut at) = (Vec::new(), 0_u64);
+    for m in &all {
+        let ty = m.tensors[0].ty.gguf_id();
+        parts.push(Part { at: (at / 16) as u32, ty });
+        let stride = m.tensors.len() as i32;
+        for (offset, &tensor) in m.tensors.iter().enumerate() {
+            uploader.put(model, tensor, &raw, 0)?;
+            let (rows, supers) = (tensor.rows as i32, (tensor.cols / COLS) as i32);
+            let groups = m.blocks * BLOCK_TILES as i32 / stride;
+            let grid = (((groups as u64 * supers as u64).div_ceil(4)) as u32, 1);
+            launch!(device, uploader.pack, grid, 128, 0;
+                ty as i32, raw.at(), rows, supers, groups, stride, offset as i32, tiles.at() + at)?;
+        }
+        at += bytes(m);
+    }
+    device.wait("repacking the weights")?;
+    Ok((tiles, parts))
+}
+
+/// All of a step that does not change from call to call; addresses of the exchange come later.
+fn base_step(
+    model: &Model,
+    options: CudaOptions,
+    tiles: &Buffer,
+    parts: &Buffer,
+    shape: [Shape; 5],
+    stage_bytes: usize,
+) -> Step {
+    let arch = &model.arch;
+    Step {
+        columns: Columns::default(),
+        tiles: tiles.at(),
+        parts: parts.at(),
+        shape,
+        layers: arch.layers as i32,
+        width: arch.width as i32,
+        heads: arch.heads as i32,
+        kv_heads: arch.kv_heads as i32,
+        vocab: arch.vocab as i32,
+        slots: options.slots as i32,
+        context: options.context_tokens.next_multiple_of(CHUNK) as i32,
+        chunks: 1,
+        group: (arch.heads / arch.kv_heads) as i32,
+        depth: 0,
+        stage_bytes: stage_bytes as i32,
+        window: 0,
+        head: 0,
+        prefetch: 0,
+        zero: 0,
+        epsilon: arch.norm_epsilon,
+        turn_a: 0,
+        turn_b: 0,
+        barrier_base: 0,
+        x: [[0; 3]; 4],
+        squares_a: [0; 3],
+        squares_b: [0; 3],
+        h0: 0,
+        gain: 0,
+        rope: 0,
+        q: 0,
+        keys: 0,
+        values: 0,
+        part: 0,
+        part_max: 0,
+        logits: 0,
+        barrier: 0,
+    }
+}
+
+impl Exchange {
+    fn new(device: &Arc<Device>, model: &Model, options: CudaOptions) -> Result<Self, EngineError> {
+        let arch = &model.arch;
+        let input = |cols: usize| Buffer::filled(device, "activations", 3 * input_bytes(cols), EMPTY);
+        let x = [input(arch.width)?, input(arch.q_width())?, input(arch.width)?, input(arch.feed_forward)?];
+        let squares = Buffer::filled(device, "sums of squares", 6 * squares_bytes(arch.width), EMPTY)?;
+        let context = options.context_tokens.next_multiple_of(CHUNK);
+        let cache = (2 * arch.layers * options.slots * context) as u64 * arch.kv_width() as u64;
+        let items = (COLUMNS * context / CHUNK * arch.heads) as u64;
+        let rest = vec![
+            Buffer::filled(device, "embeddings", (4 * COLUMNS * arch.width) as u64, 0)?,
+            Buffer::filled(device, "queries", (2 * COLUMNS * arch.q_width()) as u64, 0)?,
+            // Zero, because positions past the last are multiplied by zero, and what lies there must not be a NaN.
+            Buffer::filled(device, "cached keys", cache, 0)?,
+            Buffer::filled(device, "cached values", cache, 0)?,
+            Buffer::filled(device, "partial attention", items * HEAD_WIDTH as u64 * 4, 0)?,
+            Buffer::filled(device, "maxima of partial attention", items * 8, 0)?,
+            Buffer::filled(device, "grid barrier", 128, 0)?,
+        ];
+        Ok(Exchange { x, squares, rest })
+    }
+
+    /// Puts the addresses into `step`.
+    fn point(&self, step: &mut Step) {
+        for (buffer, turns) in self.x.iter().zip(&mut step.x) {
+            *turns = [0, 1, 2].map(|turn| buffer.at() + turn * (buffer.bytes() / 3));
+        }
+        let each = self.squares.bytes() / 6;
+        step.squares_a = [0, 1, 2].map(|turn| self.squares.at() + turn * each);
+        step.squares_b = [3, 4, 5].map(|turn| self.squares.at() + turn * each);
+        let at = |index: usize| self.rest[index].at();
+        (step.h0, step.q, step.keys, step.values) = (at(0), at(1), at(2), at(3));
+        (step.part, step.part_max, step.barrier) = (at(4), at(5), at(6));
+    }
+
+    fn clear(&self) -> Result<(), EngineError> {
+        self.x.iter().chain([&self.squares]).try_for_each(|buffer| buffer.fill(EMPTY))
+    }
+}
+
+/// Bytes of the activations of `cols` features, 16 columns: f16, and a ninth for the sums.
+fn input_bytes(cols: usize) -> u64 {
+    (cols / COLS * 9 * COLUMNS * 64) as u64
+}
+
+fn squares_bytes(width: usize) -> u64 {
+    (4 * COLUMNS * width / 16) as u64
+}
