@@ -50,7 +50,7 @@ driver_api! {
     memory_info: "cuMemGetInfo_v2" (*mut usize, *mut usize);
     allocate: "cuMemAlloc_v2" (*mut u64, usize);
     free: "cuMemFree_v2" (u64);
-    upload: "cuMemcpyHtoD_v2" (u64, *const c_void, usize);
+    upload: "cuMemcpyHtoDAsync_v2" (u64, *const c_void, usize, Handle);
     download: "cuMemcpyDtoH_v2" (*mut c_void, u64, usize);
     copy: "cuMemcpyDtoDAsync_v2" (u64, u64, usize, Handle);
     fill: "cuMemsetD32Async" (u64, u32, usize, Handle);
@@ -344,14 +344,16 @@ impl Buffer {
         self.device.api.check("cuMemsetD32Async", code)
     }
 
-    /// Copies to byte `offset`. Returns when the host's memory may be reused; work queued before is waited for.
+    /// Copies to byte `offset`, after all queued work; returns when it is done. (In the stream's own order: the plain
+    /// copy may return before the device has the last bytes, and a kernel of a non-blocking stream would not wait for it.)
     pub fn upload<T: Copy>(&self, offset: u64, values: &[T]) -> Result<(), EngineError> {
         let bytes = size_of_val(values);
         assert!(offset + bytes as u64 <= self.bytes, "upload of {bytes} bytes at {offset} into {}", self.bytes);
-        self.device.wait("upload")?;
-        // SAFETY: both ranges are valid for `bytes`.
-        let code = unsafe { (self.device.api.upload)(self.at + offset, values.as_ptr().cast(), bytes) };
-        self.device.api.check("cuMemcpyHtoD", code)
+        let (api, stream) = (self.device.api, self.device.stream);
+        // SAFETY: both ranges are valid for `bytes`, and the host's outlives the wait below.
+        let code = unsafe { (api.upload)(self.at + offset, values.as_ptr().cast(), bytes, stream) };
+        api.check("cuMemcpyHtoDAsync", code)?;
+        self.device.wait("upload")
     }
 
     /// Copies from byte `offset` after all queued work.

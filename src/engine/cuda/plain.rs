@@ -138,10 +138,10 @@ impl Plain {
             silu: module.function("silu_mul")?,
         };
         Ok(Plain {
-            gains: Buffer::of(device, "norms", &gains(model))?,
-            rope: Buffer::of(device, "rotary table", &rope_table(&arch, options.context_tokens))?,
             keys: Buffer::filled(device, "cached keys", cache, 0)?,
             values: Buffer::filled(device, "cached values", cache, 0)?,
+            gains: Buffer::of(device, "norms", &gains(model))?,
+            rope: Buffer::of(device, "rotary table", &rope_table(&arch, options.context_tokens))?,
             device: Arc::clone(device),
             arch,
             kernels,
