@@ -4,10 +4,13 @@ pub mod analyze;
 pub mod check;
 mod fleet;
 mod gate;
+pub mod internal_canary;
 pub mod internal_probe;
+pub mod internal_worker;
 pub mod mail;
 pub mod model;
 mod report;
+pub mod run;
 pub mod unit_failed;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -75,6 +78,14 @@ enum Command {
     /// The child that reads /proc and NVML.
     #[command(hide = true)]
     InternalProbe(internal_probe::Args),
+    /// The child that leaks on purpose.
+    #[command(hide = true)]
+    InternalCanary(internal_canary::Args),
+    /// The child that does inference.
+    #[command(hide = true)]
+    InternalWorker(internal_worker::Args),
+    /// Soak this machine: run the load, watch every byte, and say whether memory drifts.
+    Run(run::Args),
     /// Write a synthetic model, look into a model file, or print logits.
     Model(model::Args),
     /// Take mails from the outbox to the mail server, and watch the supervisor.
@@ -103,6 +114,9 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::Fleet(args) => fleet::execute(&args),
         Command::Check(args) => check::execute(&args),
         Command::InternalProbe(args) => internal_probe::execute(&args),
+        Command::InternalCanary(args) => internal_canary::execute(&args),
+        Command::InternalWorker(args) => return internal_worker::execute(&args),
+        Command::Run(args) => run::execute(&args),
         Command::Model(args) => model::execute(&args),
         Command::Mail(args) => mail::execute(&args),
         Command::Gate(args) => gate::execute(&args),

@@ -5,6 +5,7 @@
 //! each short life, so that the restart rate is bounded; a child that has lived long starts afresh. A child that
 //! cannot even be reaped after SIGKILL (stuck in a driver call) is abandoned rather than waited for.
 
+use crate::model::process::EndReason;
 use crate::model::time::MonoMillis;
 
 /// The limits that a kind of child lives under. All durations are milliseconds of monotonic time.
@@ -154,38 +155,6 @@ pub enum ChildEvent {
     Exited,
     /// The run is ending.
     Stop,
-}
-
-/// How a life ended, for the `end_reason` column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndReason {
-    /// Asked to end, and did.
-    Clean,
-    /// Ended by itself, when nobody had asked it to.
-    Crash,
-    /// Killed for making no progress.
-    Hang,
-    /// Killed for talking garbage.
-    Protocol,
-    /// Ended before it was ready.
-    Refused,
-    /// SIGKILL did not end it.
-    Lost,
-}
-
-impl EndReason {
-    /// The `end_reason` column (`oom` is told apart by the supervisor, which has the evidence).
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EndReason::Clean => "clean",
-            EndReason::Crash => "crash",
-            EndReason::Hang => "hang",
-            EndReason::Protocol => "protocol",
-            EndReason::Refused => "refused",
-            EndReason::Lost => "lost",
-        }
-    }
 }
 
 /// What the supervisor has to do.

@@ -139,8 +139,6 @@ pub enum RunEffect {
     StopChildren,
     /// Speak the verdict and write the end.
     Finish(EndCause),
-    /// A second request to end: leave at once.
-    LeaveAtOnce,
 }
 
 /// Seconds from a request to end to the verdict. The contract is 10 s; the rest is for the verdict and the report.
@@ -160,8 +158,6 @@ pub fn step(phase: Phase, event: RunEvent, now: MonoMillis, duration_ms: i64) ->
         (Phase::Ending { cause, deadline }, RunEvent::Tick { .. }) if now >= deadline => {
             (Phase::Over { cause }, vec![RunEffect::Finish(cause)])
         }
-        // What is unfinished stays so in the database, and the next start resumes it.
-        (Phase::Ending { .. } | Phase::Over { .. }, RunEvent::Asked) => (phase, vec![RunEffect::LeaveAtOnce]),
         _ => (phase, vec![]),
     }
 }
@@ -224,11 +220,5 @@ mod tests {
         let (phase, _) = step(Phase::Soaking, RunEvent::Asked, MonoMillis(0), 10);
         let (_, effects) = step(phase, RunEvent::Tick { uptime_ms: 1 }, MonoMillis(ENDING_MS), 10);
         assert_eq!(effects, vec![RunEffect::Finish(EndCause::Asked)]);
-    }
-
-    #[test]
-    fn a_second_request_leaves_at_once() {
-        let (phase, _) = step(Phase::Soaking, RunEvent::Asked, MonoMillis(0), 10);
-        assert_eq!(step(phase, RunEvent::Asked, MonoMillis(1), 10).1, vec![RunEffect::LeaveAtOnce]);
     }
 }

@@ -1,6 +1,7 @@
 //! Latencies of one interval in HDR histograms, and their report. Memory is bounded whatever is recorded.
 
-use super::protocol::{LatencyKind, LatencyReport};
+use super::protocol::LatencyReport;
+use crate::model::sample::LatencyKind;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2Serializer};
 

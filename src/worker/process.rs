@@ -143,7 +143,7 @@ fn work(
     let scenario = plan.scenario;
     let soak = Soak::new(plan.clone(), &opened.backend, facts.vocab);
     let now = clock::micros();
-    let mut room = Room { plan, soak, engine: Some(opened.engine), outbox, shared, loops_at_load: 0, began_us: now };
+    let mut room = Room { plan, soak, engine: Some(opened.engine), outbox, shared, loaded_us: now, began_us: now };
     match room.soak_until_stopped(scenario, orders, open) {
         Ok(()) => {
             send(outbox, FromWorker::Stopped);
@@ -164,7 +164,7 @@ struct Room<'a> {
     engine: Option<Box<dyn Engine>>,
     outbox: &'a SyncSender<Out>,
     shared: &'a Shared,
-    loops_at_load: i64,
+    loaded_us: i64,
     began_us: i64,
 }
 
@@ -228,10 +228,10 @@ impl Room<'_> {
         idle && self.soak.is_idle()
     }
 
-    /// In `churn`, enough loops since the last load; then streams finish what they began, and it is time.
+    /// In `churn`, long enough since the last load; then streams finish what they began, and it is time.
     fn reload_is_due(&mut self, scenario: Scenario) -> bool {
-        let Scenario::Churn { loops } = scenario else { return false };
-        let due = self.soak.reading().loops - self.loops_at_load >= i64::from(loops.max(1));
+        let Scenario::Churn { every_ms } = scenario else { return false };
+        let due = clock::micros() - self.loaded_us >= every_ms as i64 * 1_000;
         self.soak.drain(due);
         due && self.soak.is_idle()
     }
@@ -249,7 +249,7 @@ impl Room<'_> {
             },
         );
         self.engine = Some(opened.engine);
-        self.loops_at_load = self.soak.reading().loops;
+        self.loaded_us = clock::micros();
         self.soak.drain(false);
         Ok(())
     }
@@ -461,7 +461,7 @@ mod tests {
     #[test]
     fn churn_unloads_and_loads_and_its_tokens_stay_the_same() {
         let mut worker = start(scripted);
-        worker.tell(&ToWorker::Load(Box::new(LoadPlan { scenario: Scenario::Churn { loops: 1 }, ..plan(2) })));
+        worker.tell(&ToWorker::Load(Box::new(LoadPlan { scenario: Scenario::Churn { every_ms: 1 }, ..plan(2) })));
         let mut reloads = 0;
         let seen = worker.until(|m| {
             reloads += i32::from(matches!(m, FromWorker::Reloaded { .. }));

@@ -4,7 +4,7 @@
 //! from then on reports about once a second until it is told to stop or its stdin closes. Nothing here knows how any of
 //! it is stored.
 
-use crate::model::sample::WorkReading;
+use crate::model::sample::{LatencyKind, WorkReading};
 use serde::{Deserialize, Serialize};
 
 /// How the load behaves over time.
@@ -15,8 +15,8 @@ pub enum Scenario {
     Steady,
     /// The model is unloaded and loaded again every so often: that is where leaks live.
     Churn {
-        /// Whole loops through the prompts between two loads; at least 1.
-        loops: u32,
+        /// Milliseconds between two loads.
+        every_ms: u64,
     },
     /// Load comes and goes.
     Burst {
@@ -32,6 +32,8 @@ pub enum Scenario {
 pub struct LoadPlan {
     /// `cpu`, `cuda` or `auto`.
     pub backend: String,
+    /// Whether to go on on the CPU when `cuda` was asked for and cannot be used.
+    pub fallback_to_cpu: bool,
     /// Path of a GGUF file, or `synthetic:NAME`.
     pub model: String,
     /// Quantization variant of a synthetic model.
@@ -117,30 +119,6 @@ pub enum ToWorker {
     Stop,
     /// Break something.
     Sabotage(Sabotage),
-}
-
-/// Which latency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LatencyKind {
-    /// From one token of a stream to its next.
-    Token,
-    /// From a request's start to its first token.
-    FirstToken,
-    /// From a request's start to its last token.
-    Request,
-}
-
-impl LatencyKind {
-    /// The `kind` column.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            LatencyKind::Token => "token",
-            LatencyKind::FirstToken => "first_token",
-            LatencyKind::Request => "request",
-        }
-    }
 }
 
 /// One kind of latency over one interval.

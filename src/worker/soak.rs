@@ -7,9 +7,9 @@
 
 use super::latency::Latencies;
 use super::prompts;
-use super::protocol::{FromWorker, GoldenOutput, LatencyKind, LatencyReport, LoadPlan, Mismatch};
+use super::protocol::{FromWorker, GoldenOutput, LatencyReport, LoadPlan, Mismatch};
 use crate::engine::{Engine, EngineError, Feed, Next};
-use crate::model::sample::WorkReading;
+use crate::model::sample::{LatencyKind, WorkReading};
 
 /// One prompt on its way through a stream.
 #[derive(Debug)]
@@ -240,6 +240,7 @@ pub(crate) mod tests {
     pub(crate) fn plan(streams: usize) -> LoadPlan {
         LoadPlan {
             backend: "cpu".into(),
+            fallback_to_cpu: false,
             model: "synthetic:test".into(),
             variant: "q4_k".into(),
             streams,

@@ -1,0 +1,144 @@
+//! `soakd run`: the main job. Flags, live progress and the summary; the soaking itself is the supervisor's.
+
+mod logs;
+mod progress;
+mod summary;
+
+use super::{CannotStart, Done, Format, Outcome};
+use crate::config::units::{parse_bytes, parse_duration};
+use crate::config::{self, Backend, Config, Overrides, Scenario, Variant};
+use crate::model::finding::Verdict;
+use crate::model::run::RunState;
+use crate::supervisor::{self, Options, Summary};
+use crate::worker::protocol::Sabotage;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Soak this machine: run the load, watch every byte, and say whether memory drifts.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  soakd run --duration 10m                    a first look, on the embedded default
+  soakd run                                   48 hours; an unfinished run is gone on with
+  soakd run --model SmolLM2.gguf --streams 4  a real model
+  soakd run --backend cpu --scenario churn    load and unload the model again and again
+  soakd run --config /etc/soakd/soak.toml     as `systemctl start soakd` does it
+  soakd run --fresh                           leave an unfinished run and begin a new one
+
+Ctrl-C ends a run with a verdict on what it saw; a second Ctrl-C ends at once, and the next start goes on.
+
+Exit code: 0 within tolerance and no crash, 1 a leak, a crash, a hang or a wrong token, 2 could not start,
+3 inconclusive.")]
+pub struct Args {
+    /// Configuration [default: ./soak.toml if it is there, else the embedded default]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How long to soak, in uptime, such as 10m or 48h
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    duration: Option<Duration>,
+    /// Over which time drift is stated, such as 48h
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    horizon: Option<Duration>,
+    /// Acceptable drift over the horizon, either way, such as 50MB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    tolerance: Option<u64>,
+    /// The SQLite file that everything is written to
+    #[arg(long, value_name = "FILE")]
+    db: Option<PathBuf>,
+    /// auto, cuda or cpu
+    #[arg(long, value_parser = Backend::from_str)]
+    backend: Option<Backend>,
+    /// A GGUF file, or synthetic:NAME
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Quantization of a synthetic model: q2_k, q4_k, q5_k_m, q6_k, q8_0 or hybrid
+    #[arg(long, value_parser = Variant::from_str)]
+    variant: Option<Variant>,
+    /// Concurrent streams per worker, 1 to 16
+    #[arg(long, value_name = "N")]
+    streams: Option<i64>,
+    /// CPU threads per worker
+    #[arg(long, value_name = "N")]
+    threads: Option<i64>,
+    /// steady, churn or burst
+    #[arg(long, value_parser = Scenario::from_str)]
+    scenario: Option<Scenario>,
+    /// Seed of weights and prompts
+    #[arg(long, value_name = "N")]
+    seed: Option<i64>,
+    /// Tokens of the longest prompt
+    #[arg(long, value_name = "N")]
+    prompt_tokens: Option<i64>,
+    /// Tokens decoded for each prompt
+    #[arg(long, value_name = "N")]
+    answer_tokens: Option<i64>,
+    /// Begin a new run even if there is an unfinished one
+    #[arg(long)]
+    fresh: bool,
+    /// Text for people or JSON for programs
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Damage on purpose, for tests: WHAT@TIME, as JSON of the protocol and a time of uptime
+    #[arg(long, hide = true, value_parser = sabotage)]
+    inject: Vec<(i64, Sabotage)>,
+}
+
+/// Soaks until the run is over.
+pub fn execute(args: &Args) -> Done {
+    let config = configuration(args)?;
+    let shown = progress::Display::new(&config, args.format);
+    logs::init(shown.bars());
+    let options = Options { config: config.clone(), fresh: args.fresh, sabotage: args.inject.clone() };
+    let ended = supervisor::run(options, &mut |snapshot| shown.show(snapshot));
+    shown.clear();
+    let ended = ended.map_err(CannotStart::because)?;
+    if let Some(why) = &ended.refused {
+        return Err(CannotStart(why.clone()));
+    }
+    summary::print(&ended, &config, args.format);
+    Ok(outcome(&ended))
+}
+
+fn configuration(args: &Args) -> Result<Config, CannotStart> {
+    let overrides = Overrides {
+        duration: args.duration,
+        horizon: args.horizon,
+        tolerance_bytes: args.tolerance,
+        scenario: args.scenario,
+        seed: args.seed,
+        database: args.db.clone(),
+        model: args.model.clone(),
+        backend: args.backend,
+        variant: args.variant,
+        streams: args.streams,
+        threads: args.threads,
+        prompt_tokens: args.prompt_tokens,
+        answer_tokens: args.answer_tokens,
+    };
+    let config = config::load(args.config.as_deref()).map_err(CannotStart::because)?;
+    config.with(overrides).map_err(CannotStart::because)
+}
+
+fn outcome(ended: &Summary) -> Outcome {
+    let clean = ended.crashes == 0 && ended.hangs == 0 && ended.mismatches == 0;
+    match ended.judgement.verdict {
+        _ if !clean || ended.state == RunState::Failed => Outcome::Failed,
+        Verdict::Outside => Outcome::Failed,
+        Verdict::Within => Outcome::Passed,
+        Verdict::Inconclusive => Outcome::Inconclusive,
+    }
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).map_err(|error| error.to_string())
+}
+
+fn sabotage(text: &str) -> Result<(i64, Sabotage), String> {
+    let (what, at) = text.rsplit_once('@').ok_or("want WHAT@TIME")?;
+    let what = serde_json::from_str(what).map_err(|error| error.to_string())?;
+    Ok((time(at)?.as_millis() as i64, what))
+}

@@ -1,0 +1,50 @@
+//! Where a run's log goes: journald with fields when systemd listens there, else stderr, past the progress bars.
+
+use indicatif::MultiProgress;
+use std::io::{self, IsTerminal, Write};
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Starts logging. `SOAKD_LOG` says how much (`debug`, `warn`, ...); people see warnings anyway.
+pub fn init(bars: Option<MultiProgress>) {
+    let filter = EnvFilter::try_from_env("SOAKD_LOG").unwrap_or_else(|_| EnvFilter::new("soakd=info"));
+    if std::env::var_os("JOURNAL_STREAM").is_some()
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        let _ = tracing_subscriber::registry().with(filter).with(journal).try_init(); // set already: a test
+        return;
+    }
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours).with_writer(PastBars(bars));
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+}
+
+/// stderr, with the bars out of the way while a line is written.
+struct PastBars(Option<MultiProgress>);
+
+impl<'a> MakeWriter<'a> for PastBars {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line(self.0.as_ref())
+    }
+}
+
+struct Line<'a>(Option<&'a MultiProgress>);
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let write = || io::stderr().write_all(bytes);
+        match self.0 {
+            Some(bars) => bars.suspend(write)?,
+            None => write()?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

@@ -1,0 +1,177 @@
+//! What is said when a run is over: the verdict, each series with its drift and interval, crashes, latencies, and where
+//! everything lies. Latencies and throughput come from the database, which has all of the run.
+
+use super::super::report::{COLUMNS_MAX, read_run};
+use super::super::{CannotStart, Format};
+use crate::config::{Config, Transport};
+use crate::model::facts::RunFacts;
+use crate::model::run::RunState;
+use crate::report::{gates, html};
+use crate::supervisor::Summary;
+use crate::supervisor::core::CanaryState;
+use crate::supervisor::watch::{Look, duration, megabytes, signed_megabytes};
+use comfy_table::{Table, presets};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Prints the summary to stdout.
+pub fn print(ended: &Summary, config: &Config, format: Format) {
+    let facts = read_run(&config.run.database, Some(ended.run_id), COLUMNS_MAX);
+    let written = facts.as_ref().map_err(|error| CannotStart::because(error)).and_then(|facts| write(facts, config));
+    let report = match &written {
+        Ok(path) => Some(path.as_path()),
+        Err(error) => {
+            tracing::warn!("no report was written: {error}");
+            None
+        }
+    };
+    let said = match format {
+        Format::Text => text(ended, config, facts.as_ref().ok(), report),
+        Format::Json => format!("{}\n", json(ended, config, facts.as_ref().ok(), report)),
+    };
+    let _ = std::io::stdout().write_all(said.as_bytes()); // nobody may be there to read it
+}
+
+/// Writes the report beside the database: `soak.db` → `soak-run-3.html`.
+fn write(facts: &RunFacts, config: &Config) -> Result<PathBuf, CannotStart> {
+    let results = gates::judge(facts, &super::super::gate::of_run(facts)?);
+    let page = html::render(facts, &results).map_err(CannotStart::because)?;
+    let database = &config.run.database;
+    let stem = database.file_stem().unwrap_or_default().to_string_lossy();
+    let path = database.with_file_name(format!("{stem}-run-{}.html", facts.run_id));
+    std::fs::write(&path, page).map_err(|error| CannotStart(format!("{}: {error}", path.display())))?;
+    Ok(path)
+}
+
+fn text(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Option<&Path>) -> String {
+    let mut out = String::new();
+    let how = match ended.state {
+        RunState::Finished => "finished",
+        RunState::Interrupted => "ended early, as asked",
+        RunState::Failed => "FAILED: the worker could not be kept running",
+        RunState::Running => "unfinished",
+    };
+    let watched = duration(ended.uptime_ms as f64 / 1e3);
+    let verdict = ended.judgement.verdict.as_str().to_uppercase();
+    // Writing into a String cannot fail.
+    let _ = writeln!(out, "\nrun {} {how}; {watched} watched\n", ended.run_id);
+    let _ = writeln!(out, "Verdict: {verdict}: {}.", ended.judgement.reason);
+    if let Some(why) = &ended.unwritten {
+        let _ = writeln!(out, "The verdict could not be written to the database: {why}.");
+    }
+    let _ = writeln!(out, "\n{}\n", series_table(&ended.looks, config));
+    let _ = writeln!(
+        out,
+        "Crashes {}, hangs {}, golden mismatches {}, alerts fired {}.{}",
+        ended.crashes,
+        ended.hangs,
+        ended.mismatches,
+        ended.alerts_fired,
+        match ended.canary {
+            CanaryState::Found => " The canary's leak was found.",
+            CanaryState::Missed => " The canary's leak was MISSED: this run is blind to leaks of its size.",
+            CanaryState::Absent | CanaryState::Pending => "",
+        }
+    );
+    if let Some(facts) = facts {
+        work(&mut out, facts);
+    }
+    places(&mut out, ended, config, report);
+    out
+}
+
+fn series_table(looks: &[Look], config: &Config) -> Table {
+    let hours = config.run.horizon.as_secs_f64() / 3_600.0;
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(vec![
+        "series".to_owned(),
+        "now".to_owned(),
+        format!("drift over {hours} h"),
+        "95 % interval".to_owned(),
+        "verdict".to_owned(),
+        "shape".to_owned(),
+    ]);
+    for look in looks {
+        let finding = &look.finding;
+        let [lo, hi] = finding.drift_ci95_bytes;
+        let known = lo.abs() < 1e11 && hi.abs() < 1e11;
+        let verdict = finding.verdict.as_str();
+        table.add_row(vec![
+            look.key.to_string(),
+            megabytes(look.bytes),
+            if known { signed_megabytes(finding.drift_bytes) } else { "not known".to_owned() },
+            if known { format!("{} to {}", signed_megabytes(lo), signed_megabytes(hi)) } else { "-".to_owned() },
+            if look.judged { verdict.to_owned() } else { format!("({verdict})") },
+            finding.shape.as_str().to_owned(),
+        ]);
+    }
+    table
+}
+
+fn work(out: &mut String, facts: &RunFacts) {
+    let work = &facts.throughput;
+    let rate = work.tokens_per_s.map_or(String::new(), |rate| format!(" ({rate:.1} tokens/s)"));
+    let _ = writeln!(out, "{} tokens in {} requests{rate}.", work.tokens, work.requests);
+    for latency in &facts.latencies {
+        let _ = writeln!(
+            out,
+            "Latency of a {}: p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms.",
+            latency.kind.replace('_', " "),
+            latency.p50_ms,
+            latency.p95_ms,
+            latency.p99_ms
+        );
+    }
+}
+
+fn places(out: &mut String, ended: &Summary, config: &Config, report: Option<&Path>) {
+    let database = config.run.database.display();
+    let _ = writeln!(out, "\nDatabase: {database} (run {})", ended.run_id);
+    if let Some(path) = report {
+        let _ = writeln!(out, "Report:   {}", path.display());
+    }
+    let _ = match config.mail.transport {
+        Transport::Folder => writeln!(out, "Mails:    {}/", config.mail.folder.display()),
+        Transport::Smtp => writeln!(out, "Mails:    by SMTP to {}", config.mail.host),
+        Transport::Sendmail => writeln!(out, "Mails:    by sendmail"),
+        Transport::None => writeln!(out, "Mails:    none are sent; they stay in the outbox table"),
+    };
+    if ended.mails_queued > 0 {
+        let _ = writeln!(
+            out,
+            "          {} still wait in the outbox; `soakd mail --once --db {database}` sends them",
+            ended.mails_queued
+        );
+    }
+}
+
+fn json(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Option<&Path>) -> serde_json::Value {
+    let series: Vec<serde_json::Value> = ended
+        .looks
+        .iter()
+        .map(|look| {
+            let mut value = serde_json::to_value(&look.finding).unwrap_or_default();
+            value["series"] = look.key.to_string().into();
+            value["judged"] = look.judged.into();
+            value
+        })
+        .collect();
+    serde_json::json!({
+        "run": ended.run_id,
+        "state": ended.state,
+        "verdict": ended.judgement.verdict,
+        "verdict_reason": ended.judgement.reason,
+        "uptime_ms": ended.uptime_ms,
+        "series": series,
+        "crashes": ended.crashes,
+        "hangs": ended.hangs,
+        "golden_mismatches": ended.mismatches,
+        "alerts_fired": ended.alerts_fired,
+        "throughput_tokens_per_s": facts.and_then(|facts| facts.throughput.tokens_per_s),
+        "database": config.run.database,
+        "report": report,
+        "mails_queued": ended.mails_queued,
+    })
+}

@@ -1,0 +1,194 @@
+//! The children as the supervisor knows them: which state machine each is in, which process fills its place, and what was
+//! last heard of it. Deciding is left to `lifecycle`, writing to `ledger`.
+
+use super::event::{ChildId, LastWords, Life};
+use crate::lifecycle::child::{ChildState, Policy};
+use crate::model::event::{EventKind, EventSeverity};
+use crate::model::process::{EndReason, ProcessEnd};
+use crate::model::sample::{ProcessReading, Role, WorkReading};
+use crate::model::time::{MonoMillis, UnixMillis};
+
+/// One child.
+#[derive(Debug)]
+pub struct Child {
+    /// Which.
+    pub id: ChildId,
+    /// The limits it lives under.
+    pub policy: Policy,
+    /// Where it stands.
+    pub state: ChildState,
+    /// The present incarnation, if there is a process or one is being made.
+    pub life: Option<Life>,
+    /// Its process id, once it exists.
+    pub pid: Option<i32>,
+    /// Incarnations so far in this run, restarts of soakd included.
+    pub incarnations: u32,
+    /// Whether this incarnation has been recorded as started.
+    pub recorded: bool,
+    /// The progress that it last reported, for a worker.
+    pub progress: Option<u64>,
+    /// When it was last heard of.
+    pub heard: Option<UnixMillis>,
+    /// Its last reading.
+    pub reading: ProcessReading,
+    /// What it last counted.
+    pub work: WorkReading,
+    /// OOM kills when it was started.
+    pub oom_kills: Option<i64>,
+    /// Why it says that it cannot go on.
+    pub complaint: Option<String>,
+}
+
+impl Child {
+    /// A child that is to be started at once.
+    #[must_use]
+    pub fn new(role: Role, ordinal: u32, policy: Policy, now: MonoMillis) -> Child {
+        Child {
+            id: ChildId { role, ordinal },
+            policy,
+            state: ChildState::new(now),
+            life: None,
+            pid: None,
+            incarnations: 0,
+            recorded: false,
+            progress: None,
+            heard: None,
+            reading: ProcessReading::default(),
+            work: WorkReading::default(),
+            oom_kills: None,
+            complaint: None,
+        }
+    }
+
+    /// Forgets the last incarnation and begins the next.
+    pub fn begin(&mut self, life: Life) {
+        self.life = Some(life);
+        self.pid = None;
+        self.incarnations += 1;
+        self.recorded = false;
+        self.progress = None;
+        self.heard = None;
+        self.reading = ProcessReading::default();
+        self.work = WorkReading::default();
+        self.oom_kills = None;
+        self.complaint = None;
+    }
+
+    /// True if the kernel killed it for memory: SIGKILL that was not ours, and a count of OOM kills that rose.
+    #[must_use]
+    pub fn was_oom(&self, words: &LastWords, reason: EndReason) -> bool {
+        let unasked = matches!(reason, EndReason::Crash | EndReason::Refused);
+        let rose = match (self.oom_kills, words.oom_kills) {
+            (Some(before), Some(after)) => after > before,
+            _ => false,
+        };
+        unasked && words.exit_signal == Some(nix::libc::SIGKILL) && rose
+    }
+
+    /// The end of the present incarnation, for its row.
+    #[must_use]
+    pub fn end(&self, at: UnixMillis, reason: EndReason, words: &LastWords) -> ProcessEnd {
+        let tail = words.stderr_tail.trim_end();
+        ProcessEnd {
+            process_id: 0,
+            at,
+            reason,
+            exit_code: words.exit_code,
+            exit_signal: words.exit_signal,
+            stderr_tail: (!tail.is_empty()).then(|| tail.to_owned()),
+            heartbeat: self.heard,
+            rss_bytes: self.reading.rss_bytes,
+            anon_swap_bytes: self.reading.rss_anon_bytes.map(|anon| anon + self.reading.swap_bytes.unwrap_or(0)),
+            vram_bytes: self.reading.vram_bytes,
+        }
+    }
+}
+
+/// How an end is told: its kind of event, how bad it is, and in words. `None`: it is not worth an event of its own.
+#[must_use]
+pub fn story(
+    child: &Child,
+    reason: EndReason,
+    words: &LastWords,
+    restart_in_ms: Option<i64>,
+) -> Option<(EventKind, EventSeverity, String)> {
+    let kind = match (child.id.role, reason) {
+        (_, EndReason::Clean) => return None,
+        (Role::Worker, EndReason::Oom) => EventKind::WorkerOom,
+        (Role::Worker, EndReason::Hang | EndReason::Lost) => EventKind::WorkerHang,
+        (Role::Worker, _) => EventKind::WorkerCrash,
+        (Role::Probe, EndReason::Hang | EndReason::Lost) => EventKind::ProbeHang,
+        (Role::Probe, _) => EventKind::ProbeCrash,
+        (Role::Mailer, _) => EventKind::MailerCrash,
+        (_, _) => EventKind::ProcessEnded,
+    };
+    let severity = match child.id.role {
+        Role::Worker | Role::Target => EventSeverity::Error,
+        _ => EventSeverity::Warning,
+    };
+    let how = match reason {
+        EndReason::Hang if child.progress.is_none() => "was not ready in time and was killed".to_owned(),
+        EndReason::Hang => {
+            format!("made no progress for {} s and was killed", child.policy.silence_timeout_ms / 1_000)
+        }
+        EndReason::Lost => "does not even end on SIGKILL (stuck in the kernel) and was abandoned".to_owned(),
+        EndReason::Protocol => "sent what is no message and was killed".to_owned(),
+        EndReason::Oom => "was killed by the kernel for memory".to_owned(),
+        EndReason::Refused => format!("could not start: {}", exit_words(words)),
+        _ => exit_words(words),
+    };
+    let why = child.complaint.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let next = match restart_in_ms {
+        Some(ms) => format!("; started again in {} s", (ms as f64 / 1_000.0).ceil()),
+        None => String::new(),
+    };
+    Some((kind, severity, format!("{} {how}{why}{next}", child.id)))
+}
+
+fn exit_words(words: &LastWords) -> String {
+    match (words.exit_code, words.exit_signal) {
+        (_, Some(signal)) => format!("ended by signal {signal} ({})", signal_name(signal)),
+        (Some(code), None) => format!("exited with code {code}"),
+        (None, None) => "ended, nobody knows how".to_owned(),
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    nix::sys::signal::Signal::try_from(signal).map_or("unknown", nix::sys::signal::Signal::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_oom_kill_needs_the_kernels_word() {
+        let words = |signal, kills| LastWords { exit_signal: Some(signal), oom_kills: kills, ..LastWords::default() };
+        let cases = [
+            ("SIGKILL and the count rose", Some(3), words(9, Some(4)), EndReason::Crash, true),
+            ("SIGKILL alone may be anybody's", Some(3), words(9, Some(3)), EndReason::Crash, false),
+            ("our own kill is not the kernel's", Some(3), words(9, Some(4)), EndReason::Hang, false),
+            ("a fault is no OOM", Some(3), words(11, Some(4)), EndReason::Crash, false),
+            ("no count, no claim", None, words(9, None), EndReason::Crash, false),
+        ];
+        for (what, before, words, reason, oom) in cases {
+            let mut child = Child::new(Role::Worker, 0, Policy::WORKER, MonoMillis(0));
+            child.oom_kills = before;
+            assert_eq!(child.was_oom(&words, reason), oom, "{what}");
+        }
+    }
+
+    #[test]
+    fn ends_are_told_in_words() {
+        let mut child = Child::new(Role::Worker, 1, Policy::WORKER, MonoMillis(0));
+        child.progress = Some(5);
+        let words = LastWords { exit_signal: Some(11), ..LastWords::default() };
+        let (kind, severity, told) = story(&child, EndReason::Crash, &words, Some(1_000)).expect("a story");
+        assert_eq!((kind, severity), (EventKind::WorkerCrash, EventSeverity::Error));
+        assert_eq!(told, "worker-1 ended by signal 11 (SIGSEGV); started again in 1 s");
+        assert!(story(&child, EndReason::Clean, &words, None).is_none(), "a clean end is no event");
+        let (kind, _, told) = story(&child, EndReason::Hang, &words, None).expect("a story");
+        assert_eq!(kind, EventKind::WorkerHang);
+        assert!(told.contains("made no progress for 60 s"), "{told}");
+    }
+}

@@ -1,0 +1,545 @@
+//! The decisions: an event and the time go in, effects come out. The only IO is the store's.
+//!
+//! Whatever happens is turned into rows first and into effects afterwards: [`Core::apply`] writes what it queued before it
+//! returns. That, and time as an argument, is what lets a simulation drive 48 hours through it in seconds. This file
+//! holds the run and its children; readings are taken in `intake`, the end of a run in `closing`.
+
+use super::alarms::Alarms;
+use super::children::{self, Child};
+use super::event::{ChildId, Effect, EndOf, Event, LastWords, Life};
+use super::intake::ProbeTalk;
+use super::ledger::{Entry, Ledger};
+use super::tally::{Counts, Work};
+use super::watch::{Judgement, Look, Watch, judge};
+use crate::analysis::Params;
+use crate::config::{Config, MailerRunsAs, Transport};
+use crate::lifecycle::child::{self, ChildEffect, ChildEvent, ChildState, Policy};
+use crate::lifecycle::run::{self, Phase, RunEffect, RunEvent, TimeFact, Timekeeper};
+use crate::model::event::{EventKind, EventSeverity};
+use crate::model::process::{EndReason, NewProcess};
+use crate::model::sample::Role;
+use crate::model::time::{MonoMillis, Now, UnixMillis};
+use crate::rules::Moment;
+use crate::worker::protocol::{GoldenOutput, Sabotage, ToWorker};
+
+/// Signs of life in the database; the mailer misses them after two minutes by default.
+const HEARTBEAT_MS: i64 = 10_000;
+/// The supervisor's own incarnation.
+pub(super) const OURSELVES: Life = Life(0);
+
+/// What a core begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The configuration.
+    pub config: Config,
+    /// The open database and the run's row in it.
+    pub ledger: Ledger,
+    /// Uptime served before, milliseconds.
+    pub served_ms: i64,
+    /// Whether this is a run that was begun by an earlier supervisor.
+    pub resumed: bool,
+    /// Golden outputs recorded before.
+    pub golden: Vec<GoldenOutput>,
+    /// Counts of before.
+    pub counts: Counts,
+    /// Series with the points of before.
+    pub watch: Watch,
+    /// Our own process id.
+    pub pid: i32,
+    /// Time.
+    pub now: Now,
+    /// How long the host has been suspended since boot, milliseconds.
+    pub suspended_ms: i64,
+    /// Damage on purpose: uptime from which on, milliseconds, and what.
+    pub sabotage: Vec<(i64, Sabotage)>,
+    /// The alert rules in force.
+    pub alarms: Alarms,
+}
+
+/// The canary's part in the verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CanaryState {
+    /// There is none in this run.
+    Absent,
+    /// It leaks, and has not been found yet.
+    Pending,
+    /// It was found.
+    Found,
+    /// It should have been found by now, and was not.
+    Missed,
+}
+
+/// All that the supervisor knows.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) config: Config,
+    pub(super) params: Params,
+    pub(super) ledger: Ledger,
+    pub(super) children: Vec<Child>,
+    pub(super) watch: Watch,
+    pub(super) looks: Vec<Look>,
+    pub(super) keeper: Timekeeper,
+    pub(super) phase: Phase,
+    pub(super) resumed: bool,
+    pub(super) golden: Vec<GoldenOutput>,
+    pub(super) counts: Counts,
+    pub(super) work: Work,
+    pub(super) probe: ProbeTalk,
+    pub(super) alarms: Alarms,
+    pub(super) canary: CanaryState,
+    pub(super) refused: Option<String>,
+    pub(super) judgement: Option<Judgement>,
+    pub(super) unwritten: Option<String>,
+    pub(super) closing: Option<MonoMillis>,
+    pub(super) workers_planned: bool,
+    pub(super) worker_ready: bool,
+    sabotage: Vec<(i64, Sabotage)>,
+    lives: u64,
+    began: MonoMillis,
+    look_at: MonoMillis,
+    rules_at: MonoMillis,
+    heartbeat_at: MonoMillis,
+}
+
+impl Core {
+    /// A supervisor with nothing started yet; the first tick starts it.
+    #[must_use]
+    pub fn new(beginning: Beginning) -> Core {
+        let Beginning { config, mut ledger, now, .. } = beginning;
+        let process = NewProcess {
+            run_id: ledger.run_id(),
+            role: Role::Supervisor,
+            ordinal: 0,
+            pid: i64::from(beginning.pid),
+            name: None,
+            started: now.wall,
+        };
+        ledger.put(Entry::Started { life: OURSELVES, process });
+        let mut children = vec![Child::new(Role::Probe, 0, probe_policy(&config), now.mono)];
+        if config.mailer.runs_as == MailerRunsAs::Child && config.mail.transport != Transport::None {
+            children.push(Child::new(Role::Mailer, 0, Policy::HELPER, now.mono));
+        }
+        if config.canary.enabled {
+            children.push(Child::new(Role::Canary, 0, Policy::HELPER, now.mono));
+        }
+        let canary = if config.canary.enabled { CanaryState::Pending } else { CanaryState::Absent };
+        Core {
+            params: params(&config),
+            children,
+            watch: beginning.watch,
+            looks: Vec::new(),
+            keeper: Timekeeper::new(now, beginning.suspended_ms, beginning.served_ms),
+            phase: Phase::Soaking,
+            resumed: beginning.resumed,
+            golden: beginning.golden,
+            counts: beginning.counts,
+            work: Work::default(),
+            probe: ProbeTalk::new(beginning.pid, now),
+            canary,
+            refused: None,
+            judgement: None,
+            unwritten: None,
+            closing: None,
+            workers_planned: false,
+            worker_ready: false,
+            sabotage: beginning.sabotage,
+            lives: 0,
+            began: now.mono,
+            look_at: now.mono.plus(millis(config.run.look_every)),
+            rules_at: now.mono.plus(millis(config.alerts.evaluate_every)),
+            alarms: beginning.alarms,
+            heartbeat_at: now.mono,
+            ledger,
+            config,
+        }
+    }
+
+    /// Decides. What has to be on the disk is there when this returns, unless the disk is full.
+    pub fn apply(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Tick { suspended_ms } => self.tick(suspended_ms, now, &mut out),
+            Event::Spawned { child, life, pid, oom_kills } => self.spawned(child, life, pid, oom_kills, now, &mut out),
+            Event::NotSpawned { child, life, why } => {
+                let words = LastWords { stderr_tail: why, ..LastWords::default() };
+                self.exited(child, life, &words, now, &mut out);
+            }
+            Event::Worker { child, life, message } => self.heard_worker(child, life, message, now, &mut out),
+            Event::Probe { life, message } => self.heard_probe(life, message, now, &mut out),
+            Event::Garbled { child, life, error } => {
+                let summary = format!("{child}: {error}");
+                let (kind, severity) = (EventKind::ProtocolFault, EventSeverity::Warning);
+                self.ledger.note_of(Some(life), now.wall, kind, severity, summary, serde_json::json!({}));
+                self.step_life(child, life, ChildEvent::Misbehaved, now, &mut out);
+            }
+            Event::Exited { child, life, words } => self.exited(child, life, &words, now, &mut out),
+            Event::OrphanKilled { pid, name } => {
+                let summary = format!("{name} (pid {pid}) outlived the process that had started it and was killed");
+                self.note(now, EventKind::OrphanKilled, EventSeverity::Warning, summary);
+            }
+            Event::Fallback { readings } => self.take_fallback(&readings, now),
+            Event::AskedToEnd => {
+                self.note(now, EventKind::Note, EventSeverity::Info, "asked to end the run early".to_owned());
+                self.step_run(RunEvent::Asked, now, &mut out);
+            }
+            Event::AskedToReload => self.reload_rules(now),
+        }
+        self.ledger.flush(now);
+        out
+    }
+
+    /// How often to tick: once a second, or as often as samples are asked for.
+    #[must_use]
+    pub fn tick_interval(&self) -> std::time::Duration {
+        self.config.run.sample_interval.min(std::time::Duration::from_secs(1))
+    }
+
+    /// True once the run is ending: ticks should come faster, for children end in milliseconds.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.phase != Phase::Soaking
+    }
+
+    fn tick(&mut self, suspended_ms: i64, now: Now, out: &mut Vec<Effect>) {
+        for fact in self.keeper.tick(now, suspended_ms) {
+            self.take_time(fact, now);
+        }
+        if !self.workers_planned && now.mono.since(self.began) > millis(self.config.probe.hang_after) {
+            self.plan_workers(None, now); // a probe that does not answer does not hold up the run
+        }
+        for index in 0..self.children.len() {
+            self.step_child(index, ChildEvent::Tick, &LastWords::default(), now, out);
+        }
+        self.ask_probe(now, out);
+        self.ledger.flush_samples(now);
+        if now.mono >= self.heartbeat_at {
+            self.heartbeat_at = now.mono.plus(HEARTBEAT_MS);
+            let expects = UnixMillis(now.wall.0 + HEARTBEAT_MS + millis(self.config.mailer.supervisor_silent_after));
+            let run_id = Some(self.ledger.run_id());
+            if let Err(error) = self.ledger.store().heartbeat("supervisor", now.wall, run_id, Some(expects)) {
+                tracing::debug!("heartbeat: {error}"); // samples meet the same error and say it loudly
+            }
+        }
+        if self.phase == Phase::Soaking {
+            self.sabotage_if_due(out);
+            if now.mono >= self.look_at {
+                self.look_at = now.mono.plus(millis(self.config.run.look_every));
+                self.look(now, out);
+            }
+        }
+        if self.closing.is_none() && now.mono >= self.rules_at {
+            self.rules_at = now.mono.plus(millis(self.config.alerts.evaluate_every));
+            self.evaluate_rules(now, Moment::Regular);
+        }
+        self.step_run(RunEvent::Tick { uptime_ms: self.keeper.uptime_ms() }, now, out);
+        self.close_if_ready(now, out);
+    }
+
+    fn take_time(&mut self, fact: TimeFact, now: Now) {
+        match fact {
+            TimeFact::ClockStep { by_ms } => {
+                let summary = format!(
+                    "the wall clock stepped by {:+.1} s; durations are measured on the monotonic clock",
+                    by_ms as f64 / 1e3
+                );
+                let detail = serde_json::json!({ "by_ms": by_ms });
+                self.ledger.note_of(None, now.wall, EventKind::ClockStep, EventSeverity::Warning, summary, detail);
+            }
+            TimeFact::Unwatched { from, ms, suspended_ms } => {
+                let suspended = suspended_ms * 2 > ms;
+                let (kind, reason, what) = if suspended {
+                    (EventKind::Suspend, "suspend", "the host was suspended")
+                } else {
+                    (EventKind::SamplingGap, "stalled", "soakd was not given the CPU, or waited for the disk")
+                };
+                let summary = format!("nothing was watched for {:.1} s: {what}", ms as f64 / 1e3);
+                self.note(now, kind, EventSeverity::Warning, summary);
+                self.ledger.put(Entry::Gap { from, to: now.wall, reason });
+                self.probe.unwatched(ms);
+                for child in &mut self.children {
+                    child.state = child::step(child.state, ChildEvent::Unwatched { ms }, now.mono, &child.policy).0;
+                }
+            }
+        }
+    }
+
+    /// One worker a GPU, or one on the CPU. Called with the GPUs that the probe saw, or `None` if it did not say.
+    pub(super) fn plan_workers(&mut self, gpus: Option<u32>, now: Now) {
+        use crate::config::{Backend, Devices};
+        if std::mem::replace(&mut self.workers_planned, true) || self.phase != Phase::Soaking {
+            return;
+        }
+        let ordinals: Vec<u32> = match (self.config.model.backend, &self.config.model.devices) {
+            (Backend::Cpu, _) => vec![0],
+            (_, Devices::These(ordinals)) => ordinals.clone(),
+            (_, Devices::All) => (0..gpus.unwrap_or(1).max(1)).collect(),
+        };
+        for ordinal in ordinals {
+            self.children.push(Child::new(Role::Worker, ordinal, worker_policy(&self.config), now.mono));
+        }
+    }
+
+    fn spawned(
+        &mut self,
+        child: ChildId,
+        life: Life,
+        pid: i32,
+        oom_kills: Option<i64>,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        let run_id = self.ledger.run_id();
+        let Some(child) = self.find(child, life) else { return };
+        child.pid = Some(pid);
+        child.recorded = true;
+        child.oom_kills = oom_kills;
+        let (role, ordinal) = (child.id.role, child.id.ordinal);
+        let process = NewProcess { run_id, role, ordinal, pid: i64::from(pid), name: None, started: now.wall };
+        self.ledger.put(Entry::Started { life, process });
+        match role {
+            Role::Worker => {
+                let plan = Box::new(self.load_plan(ordinal));
+                out.push(Effect::ToWorker { life, order: ToWorker::Load(plan) });
+            }
+            Role::Probe => out.push(self.greet_probe(life)),
+            _ => self.step_life(ChildId { role, ordinal }, life, ChildEvent::Ready, now, out),
+        }
+    }
+
+    fn exited(&mut self, child: ChildId, life: Life, words: &LastWords, now: Now, out: &mut Vec<Effect>) {
+        let Some(index) = self.children.iter().position(|c| c.id == child && c.life == Some(life)) else {
+            return; // abandoned long ago
+        };
+        self.step_child(index, ChildEvent::Exited, words, now, out);
+    }
+
+    /// The child of this incarnation, unless it is another by now.
+    pub(super) fn find(&mut self, child: ChildId, life: Life) -> Option<&mut Child> {
+        self.children.iter_mut().find(|c| c.id == child && c.life == Some(life))
+    }
+
+    pub(super) fn step_life(&mut self, child: ChildId, life: Life, event: ChildEvent, now: Now, out: &mut Vec<Effect>) {
+        if let Some(index) = self.children.iter().position(|c| c.id == child && c.life == Some(life)) {
+            self.step_child(index, event, &LastWords::default(), now, out);
+        }
+    }
+
+    fn step_child(&mut self, index: usize, event: ChildEvent, words: &LastWords, now: Now, out: &mut Vec<Effect>) {
+        let child = &mut self.children[index];
+        let (state, effects) = child::step(child.state, event, now.mono, &child.policy);
+        child.state = state;
+        for effect in effects {
+            self.perform(index, effect, words, now, out);
+        }
+    }
+
+    fn perform(&mut self, index: usize, effect: ChildEffect, words: &LastWords, now: Now, out: &mut Vec<Effect>) {
+        let child = &mut self.children[index];
+        match effect {
+            ChildEffect::Spawn => {
+                self.lives += 1;
+                let life = Life(self.lives);
+                child.begin(life);
+                out.push(Effect::Spawn { child: child.id, life });
+            }
+            ChildEffect::AskToStop => {
+                let Some(life) = child.life else { return };
+                out.push(match child.id.role {
+                    Role::Worker => Effect::ToWorker { life, order: ToWorker::Stop },
+                    Role::Probe => Effect::CloseStdin { life },
+                    _ => Effect::Terminate { life },
+                });
+            }
+            ChildEffect::Kill(_) => out.extend(child.life.map(|life| Effect::Kill { life })),
+            ChildEffect::Ended { reason, restart_in_ms } => self.ended(index, reason, restart_in_ms, words, now),
+            ChildEffect::GiveUp { failures } => {
+                let summary = format!(
+                    "{} is given up: it ended {failures} times in a row within {} s of its start",
+                    child.id,
+                    child.policy.stable_ms / 1_000
+                );
+                self.note(now, EventKind::CrashLoop, EventSeverity::Error, summary);
+                self.step_run(RunEvent::WorkerGivenUp, now, out);
+            }
+        }
+    }
+
+    fn ended(&mut self, index: usize, reason: EndReason, restart_in_ms: Option<i64>, words: &LastWords, now: Now) {
+        let ending = self.is_ending();
+        let child = &mut self.children[index];
+        let Some(life) = child.life.take() else { return };
+        let reason = if child.was_oom(words, reason) { EndReason::Oom } else { reason };
+        // An end while the run ends is what was asked for, unless it is the work that fails.
+        let reason = if ending && child.id.role != Role::Worker { EndReason::Clean } else { reason };
+        let end = child.end(now.wall, reason, words);
+        let story = children::story(child, reason, words, restart_in_ms);
+        let recorded = child.recorded;
+        if recorded {
+            self.ledger.put(Entry::Ended(EndOf { life, end: end.clone() }));
+        }
+        if let Some((kind, severity, summary)) = story {
+            let detail = serde_json::json!({
+                "end_reason": reason.as_str(),
+                "exit_code": words.exit_code,
+                "exit_signal": words.exit_signal,
+                "stderr_tail": end.stderr_tail,
+                "heartbeat_unix_ms": end.heartbeat.map(|at| at.0),
+                "rss_bytes_at_end": end.rss_bytes,
+                "anon_swap_bytes_at_end": end.anon_swap_bytes,
+                "vram_bytes_at_end": end.vram_bytes,
+                "restart_in_ms": restart_in_ms,
+            });
+            self.counts.add(kind);
+            tracing::warn!("{summary}");
+            self.ledger.note_of(recorded.then_some(life), now.wall, kind, severity, summary, detail);
+        }
+    }
+
+    pub(super) fn step_run(&mut self, event: RunEvent, now: Now, out: &mut Vec<Effect>) {
+        let duration_ms = millis(self.config.run.duration);
+        let (phase, effects) = run::step(self.phase, event, now.mono, duration_ms);
+        self.phase = phase;
+        for effect in effects {
+            match effect {
+                RunEffect::StopChildren => self.stop(&[Role::Worker, Role::Canary], now, out),
+                RunEffect::Finish(cause) => self.finish(cause, now),
+            }
+        }
+    }
+
+    /// Asks children of these roles to end.
+    pub(super) fn stop(&mut self, roles: &[Role], now: Now, out: &mut Vec<Effect>) {
+        for index in 0..self.children.len() {
+            if roles.contains(&self.children[index].id.role) {
+                self.step_child(index, ChildEvent::Stop, &LastWords::default(), now, out);
+            }
+        }
+    }
+
+    /// True when no process of these roles is left.
+    pub(super) fn are_gone(&self, roles: &[Role]) -> bool {
+        self.children.iter().all(|child| !roles.contains(&child.id.role) || !child.state.has_process())
+    }
+
+    /// Looks at every series: findings are stored, new alarms become events.
+    pub(super) fn look(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.looks = self.watch.look();
+        let findings = self.looks.iter().map(|l| (l.key, l.judged, l.finding.clone())).collect();
+        self.ledger.put(Entry::Findings { at: now.wall, is_final: false, findings });
+        let rang: Vec<Look> = self.looks.iter().filter(|look| look.rang).cloned().collect();
+        for look in rang {
+            self.take_alarm(&look, now, out);
+        }
+        self.watch_canary(now);
+        let judgement = judge(&self.looks, self.params, self.blind());
+        let before = self.judgement.as_ref().map(|judgement| judgement.verdict);
+        if before != Some(judgement.verdict) {
+            let (kind, severity) = (EventKind::VerdictChanged, EventSeverity::Info);
+            let summary = format!("verdict so far: {} ({})", judgement.verdict.as_str(), judgement.reason);
+            self.note(now, kind, severity, summary);
+        }
+        self.judgement = Some(judgement);
+    }
+
+    fn take_alarm(&mut self, look: &Look, now: Now, out: &mut Vec<Effect>) {
+        if look.key.role == Some(Role::Canary) {
+            return; // that is what it is for
+        }
+        let finding = &look.finding;
+        let summary = format!(
+            "{} drifts by {} over the horizon (95 % interval {} to {}), {} shape",
+            look.key,
+            super::watch::signed_megabytes(finding.drift_bytes),
+            super::watch::signed_megabytes(finding.drift_ci95_bytes[0]),
+            super::watch::signed_megabytes(finding.drift_ci95_bytes[1]),
+            finding.shape.as_str()
+        );
+        let detail = serde_json::json!({ "series": look.key.to_string(), "judged": look.judged });
+        let severity = if look.judged { EventSeverity::Error } else { EventSeverity::Warning };
+        self.ledger.note_of(None, now.wall, EventKind::DriftAlarm, severity, summary, detail);
+        if look.key.role == Some(Role::Worker) {
+            // What remains after the allocator gave back what it hoards is held by the program.
+            let workers =
+                self.children.iter().filter(|c| c.id.role == Role::Worker && c.id.ordinal == look.key.ordinal);
+            out.extend(workers.filter_map(|c| c.life).map(|life| Effect::ToWorker { life, order: ToWorker::Trim }));
+        }
+    }
+
+    fn watch_canary(&mut self, now: Now) {
+        if self.canary != CanaryState::Pending {
+            return;
+        }
+        let found = self.looks.iter().any(|look| look.key.role == Some(Role::Canary) && look.finding.alarmed);
+        let due = self.keeper.uptime_ms() >= millis(self.config.canary.found_within);
+        if found {
+            self.canary = CanaryState::Found;
+            let summary = "the canary's leak was found: the detector sees".to_owned();
+            self.note(now, EventKind::CanaryFound, EventSeverity::Info, summary);
+        } else if due {
+            self.canary = CanaryState::Missed;
+            let summary =
+                "the canary leaks on purpose and was not found in time: this run is blind to leaks of its size";
+            self.note(now, EventKind::CanaryMissed, EventSeverity::Error, summary.to_owned());
+        }
+    }
+
+    pub(super) fn blind(&self) -> Option<&'static str> {
+        (self.canary == CanaryState::Missed)
+            .then_some("the canary's leak was not found in time, so the detector cannot be trusted in this run")
+    }
+
+    fn sabotage_if_due(&mut self, out: &mut Vec<Effect>) {
+        let uptime = self.keeper.uptime_ms();
+        let ready = |c: &&Child| c.id.role == Role::Worker && matches!(c.state, ChildState::Running { .. });
+        let Some(life) = self.children.iter().find(ready).and_then(|c| c.life) else { return };
+        let due = |(at, _): &(i64, Sabotage)| *at <= uptime;
+        // One at a time: the second would find no worker that could do it.
+        if let Some(index) = self.sabotage.iter().position(due) {
+            let (_, what) = self.sabotage.remove(index);
+            out.push(Effect::ToWorker { life, order: ToWorker::Sabotage(what) });
+        }
+    }
+
+    pub(super) fn note(&mut self, now: Now, kind: EventKind, severity: EventSeverity, summary: String) {
+        self.counts.add(kind);
+        if severity != EventSeverity::Info {
+            tracing::warn!("{summary}");
+        }
+        self.ledger.note(now.wall, kind, severity, summary);
+    }
+}
+
+/// A duration of the configuration as milliseconds of either clock.
+pub(super) fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The question that every series of a run is asked.
+#[must_use]
+pub fn params(config: &Config) -> Params {
+    // Judged series: worker (RssAnon + VmSwap, its own count, and VRAM), and RssAnon + VmSwap of supervisor, probe and
+    // mailer, and one device: seven for a run with one GPU. The chance of a false alarm is shared among all of them.
+    Params {
+        tolerance_bytes: config.run.tolerance_bytes as f64,
+        horizon_s: config.run.horizon.as_secs_f64(),
+        series_count: 8,
+    }
+}
+
+fn worker_policy(config: &Config) -> Policy {
+    let worker = &config.worker;
+    Policy {
+        start_timeout_ms: millis(worker.start_timeout),
+        silence_timeout_ms: millis(worker.hang_after),
+        stop_timeout_ms: millis(worker.stop_timeout).min(run::ENDING_MS - 1_000),
+        abandon_timeout_ms: Policy::WORKER.abandon_timeout_ms,
+        backoff_min_ms: millis(worker.backoff_min),
+        backoff_max_ms: millis(worker.backoff_max),
+        stable_ms: millis(worker.healthy_after),
+        failures_max: u32::try_from(worker.crash_loop_limit).ok(),
+    }
+}
+
+fn probe_policy(config: &Config) -> Policy {
+    Policy { silence_timeout_ms: millis(config.probe.hang_after), ..Policy::PROBE }
+}

@@ -1,0 +1,146 @@
+//! What an earlier supervisor saw of the same run, read back: counts, golden outputs, and every point of every series, so
+//! that a resumed run is judged on all of it.
+//!
+//! Rows are read in windows of an hour, so that two days of seconds never stand in memory at once.
+
+use super::tally::Counts;
+use super::watch::{Watch, Whose};
+use crate::model::event::EventKind;
+use crate::model::sample::{DeviceReading, ProcessReading, Role, WorkReading};
+use crate::model::time::UnixMillis;
+use crate::store::sql::{Limits, QueryError, Reader, Rows};
+use serde_json::Value;
+use std::path::Path;
+
+/// Rows of one window: an hour at ten samples a second.
+const WINDOW_MS: i64 = 3_600_000;
+const WINDOW_ROWS_MAX: usize = 40_000;
+
+/// Reads the past of `run_id` from the database at `path` into `watch`, and gives what was counted.
+pub fn replay(path: &Path, run_id: i64, watch: &mut Watch) -> Result<Counts, QueryError> {
+    let reader = Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))?;
+    let past = Past { reader, run_id };
+    past.processes(watch)?;
+    past.devices(watch)?;
+    past.counts()
+}
+
+struct Past {
+    reader: Reader,
+    run_id: i64,
+}
+
+impl Past {
+    fn rows(&self, sql: &str, id: i64, from: i64) -> Result<Vec<Vec<Value>>, QueryError> {
+        let params = [(":id", Value::from(id)), (":from", Value::from(from)), (":to", Value::from(from + WINDOW_MS))];
+        let limits = Limits { rows_max: WINDOW_ROWS_MAX, expired: Box::new(|| false) };
+        self.reader.query_rows(sql, &params, limits).map(|Rows { rows, .. }| rows)
+    }
+
+    fn counts(&self) -> Result<Counts, QueryError> {
+        let mut counts = Counts::default();
+        for row in self.rows("SELECT kind, count(*) FROM event WHERE run_id = :id GROUP BY kind", self.run_id, 0)? {
+            let (Some(kind), Some(n)) = (text(&row, 0), integer(&row, 1)) else { continue };
+            if let Ok(kind) = serde_json::from_value::<EventKind>(kind.into()) {
+                counts.add_many(kind, n);
+            }
+        }
+        Ok(counts)
+    }
+
+    fn processes(&self, watch: &mut Watch) -> Result<(), QueryError> {
+        let sql = "SELECT p.process_id, p.role, p.ordinal, p.incarnation,
+                     (SELECT min(unix_ms) FROM process_sample AS s WHERE s.process_id = p.process_id),
+                     (SELECT max(unix_ms) FROM process_sample AS s WHERE s.process_id = p.process_id)
+                   FROM process AS p WHERE run_id = :id ORDER BY p.process_id";
+        for row in self.rows(sql, self.run_id, 0)? {
+            let role = text(&row, 1).and_then(|role| serde_json::from_value::<Role>(role.into()).ok());
+            let (Some(role), Some(id), Some(ordinal), Some(incarnation)) =
+                (role, integer(&row, 0), integer(&row, 2), integer(&row, 3))
+            else {
+                continue;
+            };
+            let (Some(first), Some(last)) = (integer(&row, 4), integer(&row, 5)) else { continue };
+            let whose = Whose { role, ordinal: ordinal as u32, segment: incarnation as u32, requests: None };
+            self.process(id, whose, first, last, watch)?;
+        }
+        Ok(())
+    }
+
+    /// Samples and counters of one process in the order of time.
+    fn process(&self, id: i64, mut whose: Whose, first: i64, last: i64, watch: &mut Watch) -> Result<(), QueryError> {
+        let samples = "SELECT unix_ms, rss_bytes, rss_anon_bytes, swap_bytes, pss_bytes, vram_bytes FROM process_sample
+                       WHERE process_id = :id AND unix_ms >= :from AND unix_ms < :to ORDER BY unix_ms";
+        let work = "SELECT unix_ms, requests, held_host_bytes, held_device_bytes FROM work_sample
+                    WHERE process_id = :id AND unix_ms >= :from AND unix_ms < :to ORDER BY unix_ms";
+        let mut from = first;
+        while from <= last {
+            let mut counters = self.rows(work, id, from)?.into_iter().peekable();
+            for row in self.rows(samples, id, from)? {
+                let Some(at) = integer(&row, 0) else { continue };
+                while let Some(counter) = counters.next_if(|row| integer(row, 0).is_some_and(|then| then <= at)) {
+                    take_work(&counter, &mut whose, watch);
+                }
+                let reading = ProcessReading {
+                    rss_bytes: integer(&row, 1),
+                    rss_anon_bytes: integer(&row, 2),
+                    swap_bytes: integer(&row, 3),
+                    pss_bytes: integer(&row, 4),
+                    vram_bytes: integer(&row, 5),
+                    ..ProcessReading::default()
+                };
+                watch.process(whose, UnixMillis(at), &reading);
+            }
+            counters.for_each(|counter| take_work(&counter, &mut whose, watch));
+            from += WINDOW_MS;
+        }
+        Ok(())
+    }
+
+    fn devices(&self, watch: &mut Watch) -> Result<(), QueryError> {
+        let sql = "SELECT d.device_id, d.ordinal,
+                     (SELECT min(unix_ms) FROM device_sample AS s WHERE s.device_id = d.device_id),
+                     (SELECT max(unix_ms) FROM device_sample AS s WHERE s.device_id = d.device_id)
+                   FROM device AS d WHERE run_id = :id ORDER BY d.device_id";
+        // The segment of a device is the incarnation of its worker at that time.
+        let samples = "SELECT s.unix_ms, s.vram_used_bytes,
+                         (SELECT max(p.incarnation) FROM process AS p JOIN device AS d ON d.run_id = p.run_id
+                          WHERE d.device_id = s.device_id AND p.role = 'worker' AND p.ordinal = d.ordinal
+                            AND p.started_unix_ms <= s.unix_ms)
+                       FROM device_sample AS s WHERE s.device_id = :id AND s.unix_ms >= :from AND s.unix_ms < :to
+                       ORDER BY s.unix_ms";
+        for row in self.rows(sql, self.run_id, 0)? {
+            let (Some(id), Some(ordinal), Some(first), Some(last)) =
+                (integer(&row, 0), integer(&row, 1), integer(&row, 2), integer(&row, 3))
+            else {
+                continue;
+            };
+            let mut from = first;
+            while from <= last {
+                for row in self.rows(samples, id, from)? {
+                    let reading = DeviceReading { vram_used_bytes: integer(&row, 1), ..DeviceReading::default() };
+                    let segment = integer(&row, 2).unwrap_or(0) as u32;
+                    let Some(at) = integer(&row, 0) else { continue };
+                    watch.device(ordinal as u32, segment, UnixMillis(at), &reading);
+                }
+                from += WINDOW_MS;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn take_work(row: &[Value], whose: &mut Whose, watch: &mut Watch) {
+    let (Some(at), Some(held_host_bytes)) = (integer(row, 0), integer(row, 2)) else { return };
+    whose.requests = integer(row, 1).map(|requests| requests as f64);
+    let reading = WorkReading { held_host_bytes, held_device_bytes: integer(row, 3), ..WorkReading::default() };
+    watch.work(*whose, UnixMillis(at), &reading);
+}
+
+fn integer(row: &[Value], column: usize) -> Option<i64> {
+    row.get(column).and_then(Value::as_i64)
+}
+
+fn text(row: &[Value], column: usize) -> Option<&str> {
+    row.get(column).and_then(Value::as_str)
+}

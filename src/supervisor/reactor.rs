@@ -1,0 +1,187 @@
+//! Waits and acts: the tick, the children's pipes and the signals on one side, effects on the other. Decides nothing.
+//!
+//! One thread. The database is written in it too: its writes take milliseconds, and a loop that waits for a disk is late,
+//! which the next tick notices and records.
+
+use super::alive::{Alive, Facts};
+use super::closing::{Snapshot, Summary};
+use super::core::Core;
+use super::event::{Effect, Event};
+use super::notify::Notifier;
+use super::start::{self, Options, StartError};
+use crate::config::Source;
+use crate::probe::protocol::Outcome;
+use crate::{clock, probe, wire};
+use nix::libc::{SIGHUP, SIGINT, SIGTERM};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Events that may wait for the loop; a child that talks faster waits at its pipe.
+const EVENTS_MAX: usize = 1_024;
+/// Ticks of a run that is ending.
+const ENDING_TICK: Duration = Duration::from_millis(50);
+/// What a process that was told twice to end ends with: 128 + SIGINT, as shells have it.
+const EXIT_AT_ONCE: i32 = 130;
+
+/// Runs a soak to its end. `watch` is shown where it stands, about once a second.
+pub fn run(options: Options, watch: &mut dyn FnMut(&Snapshot)) -> Result<Summary, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::Machine(format!("the event loop cannot be made: {error}")))?;
+    let config_file = match &options.config.source {
+        Source::File(path) => Some(path.clone()),
+        Source::Embedded => None,
+    };
+    let canary = &options.config.canary;
+    let per_second = canary.leak_bytes as f64 / options.config.run.horizon.as_secs_f64().max(1.0);
+    let facts = Facts {
+        database: options.config.run.database.clone(),
+        config: config_file,
+        canary_bytes_per_second: per_second.ceil() as u64,
+    };
+    let core = start::begin(options, clock::now(), clock::suspended_ms())?;
+    runtime.block_on(async {
+        let mut reactor = Reactor::new(core, facts)?;
+        reactor.turn_until_over(watch).await;
+        Ok(reactor.core.summary())
+    })
+}
+
+struct Reactor {
+    core: Core,
+    alive: Alive,
+    events: mpsc::Receiver<Event>,
+    /// Events that effects gave at once.
+    at_once: VecDeque<Event>,
+    notifier: Notifier,
+    signals: Signals,
+    over: bool,
+}
+
+impl Reactor {
+    fn new(core: Core, facts: Facts) -> Result<Reactor, StartError> {
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let signals = Signals::new().map_err(|error| StartError::Machine(format!("signals: {error}")))?;
+        let (alive, notifier) = (Alive::new(facts, sender), Notifier::default());
+        Ok(Reactor { core, alive, events, at_once: VecDeque::new(), notifier, signals, over: false })
+    }
+
+    async fn turn_until_over(&mut self, watch: &mut dyn FnMut(&Snapshot)) {
+        let mut ticks = interval(self.core.tick_interval());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut ending_ticks = interval(ENDING_TICK);
+        ending_ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        self.notifier.ready();
+        while !self.over {
+            let event = tokio::select! {
+                _ = ticks.tick() => {
+                    let snapshot = self.core.snapshot(clock::now());
+                    self.notifier.alive();
+                    self.notifier.status(status_line(&snapshot));
+                    watch(&snapshot);
+                    self.alive.reap();
+                    Event::Tick { suspended_ms: clock::suspended_ms() }
+                }
+                _ = ending_ticks.tick(), if self.core.is_ending() => Event::Tick { suspended_ms: clock::suspended_ms() },
+                Some(event) = self.events.recv() => event,
+                event = self.signals.next() => event,
+            };
+            self.take(event);
+        }
+        self.alive.kill_all();
+    }
+
+    fn take(&mut self, event: Event) {
+        self.at_once.push_back(event);
+        while let Some(event) = self.at_once.pop_front() {
+            if let Event::Exited { life, .. } = &event {
+                self.at_once.extend(self.alive.bury(*life));
+            }
+            match &event {
+                Event::AskedToReload => self.notifier.reloading(),
+                Event::AskedToEnd => self.notifier.stopping(),
+                _ => {}
+            }
+            let reloaded = event == Event::AskedToReload;
+            for effect in self.core.apply(event, clock::now()) {
+                self.perform(effect);
+            }
+            if reloaded {
+                self.notifier.ready();
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn { child, life } => self.at_once.push_back(self.alive.spawn(child, life)),
+            Effect::ToWorker { life, order } => self.alive.tell(life, wire::encode(&order)),
+            Effect::ToProbe { life, order } => self.alive.tell(life, wire::encode(&order)),
+            Effect::Terminate { life } => self.alive.terminate(life),
+            Effect::CloseStdin { life } => self.alive.close_stdin(life),
+            Effect::Kill { life } => self.alive.kill(life),
+            Effect::ReadFallback { pids } => {
+                let read = |pid: i32| match probe::process::read(pid, false) {
+                    Outcome::Present(figures) => Some((pid, figures.reading)),
+                    Outcome::Absent(_) | Outcome::Failed(_) => None,
+                };
+                self.at_once.push_back(Event::Fallback { readings: pids.into_iter().filter_map(read).collect() });
+            }
+            Effect::Leave => self.over = true,
+        }
+    }
+}
+
+/// For `systemctl status`. Minutes rather than seconds, so that it does not change every second.
+fn status_line(snapshot: &Snapshot) -> String {
+    let verdict = snapshot.judgement.as_ref().map_or("not known yet", |judgement| judgement.verdict.as_str());
+    format!(
+        "run {}: {}, {:.2} h of {:.2} h; verdict so far: {verdict}; crashes: {}, hangs: {}",
+        snapshot.run_id,
+        snapshot.doing,
+        (snapshot.uptime_ms / 60_000) as f64 / 60.0,
+        snapshot.duration_ms as f64 / 3_600_000.0,
+        snapshot.crashes,
+        snapshot.hangs
+    )
+}
+
+/// Signals as bytes in sockets. The second SIGINT ends the process from within the handler, whatever the loop is doing.
+struct Signals {
+    interrupt: UnixStream,
+    terminate: UnixStream,
+    hangup: UnixStream,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        let armed = Arc::new(AtomicBool::new(false));
+        // The order matters: the first SIGINT finds it unarmed, and arms it.
+        signal_hook::flag::register_conditional_shutdown(SIGINT, EXIT_AT_ONCE, Arc::clone(&armed))?;
+        signal_hook::flag::register(SIGINT, armed)?;
+        Ok(Signals { interrupt: pipe(SIGINT)?, terminate: pipe(SIGTERM)?, hangup: pipe(SIGHUP)? })
+    }
+
+    async fn next(&mut self) -> Event {
+        let (mut first, mut second, mut third) = ([0], [0], [0]);
+        tokio::select! {
+            _ = self.interrupt.read(&mut first) => Event::AskedToEnd,
+            _ = self.terminate.read(&mut second) => Event::AskedToEnd,
+            _ = self.hangup.read(&mut third) => Event::AskedToReload,
+        }
+    }
+}
+
+fn pipe(signal: i32) -> std::io::Result<UnixStream> {
+    let (read, write) = std::os::unix::net::UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(signal, write)?;
+    read.set_nonblocking(true)?;
+    UnixStream::from_std(read)
+}

@@ -1,0 +1,183 @@
+//! The beginning of a run: the database, an unfinished run to go on with or a new one, and all that is known of it.
+
+use super::alarms::Alarms;
+use super::core::{Beginning, Core, millis, params};
+use super::history;
+use super::ledger::Ledger;
+use super::tally::Counts;
+use super::watch::Watch;
+use crate::config::{self, Config};
+use crate::model::finding::Verdict;
+use crate::model::run::{RunEnd, RunPlan, RunState, UnfinishedRun};
+use crate::model::time::Now;
+use crate::probe::host;
+use crate::store::{Mode, Store, StoreError};
+use crate::worker::protocol::{GoldenOutput, Sabotage};
+use std::path::Path;
+
+/// How a run is to be made.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// What, how long, and what about it.
+    pub config: Config,
+    /// Begin a new run even if there is an unfinished one.
+    pub fresh: bool,
+    /// Damage on purpose: uptime from which on, milliseconds, and what.
+    pub sabotage: Vec<(i64, Sabotage)>,
+}
+
+/// Why a run could not begin. `Display` is prose with a remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// What the database holds of an unfinished run.
+    #[error("run {run_id} is unfinished and cannot be gone on with: {why}. Begin a new one with --fresh")]
+    Resume {
+        /// Its row.
+        run_id: i64,
+        /// Why.
+        why: String,
+    },
+    /// The alert rules.
+    #[error("{0}")]
+    Rules(String),
+    /// The machine refuses something that every machine has.
+    #[error("{0}")]
+    Machine(String),
+}
+
+/// Opens the database and makes a core for the unfinished run in it, or for a new one.
+pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, StartError> {
+    let Options { mut config, fresh, sabotage } = options;
+    let database = config.run.database.clone();
+    let mut store = Store::open(&database, Mode::Write)?;
+    let hostname = host::hostname();
+    let unfinished = store.unfinished_run(&hostname)?;
+    if fresh && let Some(run) = &unfinished {
+        give_up(&mut store, run, now)?;
+    }
+    let mut watch = Watch::new(params(&config));
+    let beginning = match unfinished.filter(|_| !fresh) {
+        Some(run) => {
+            config = go_on_as_before(config, &run)?;
+            watch = Watch::new(params(&config));
+            let golden = golden(&store, run.run_id)?;
+            store.resume(&run, now.wall, "supervisor_down")?;
+            let counts = past(&database, &run, &mut watch)?;
+            tracing::info!("run {} goes on; it was last watched {} ms ago", run.run_id, now.wall.0 - run.last_seen.0);
+            let alarms = Alarms::open(&store, &config, run.run_id, &run.plan)?;
+            Beginning {
+                alarms,
+                served_ms: run.served_ms(),
+                resumed: true,
+                golden,
+                counts,
+                ledger: Ledger::new(store, run.run_id),
+                watch,
+                pid: std::process::id().cast_signed(),
+                now,
+                suspended_ms,
+                sabotage,
+                config,
+            }
+        }
+        None => {
+            let plan = plan(&config, hostname, now);
+            Alarms::open(&store, &config, 0, &plan)?; // a bad rule is found before there is a run
+            let run_id = store.start_run(&plan)?;
+            let alarms = Alarms::open(&store, &config, run_id, &plan)?;
+            Beginning {
+                alarms,
+                served_ms: 0,
+                resumed: false,
+                golden: Vec::new(),
+                counts: Counts::default(),
+                ledger: Ledger::new(store, run_id),
+                watch,
+                pid: std::process::id().cast_signed(),
+                now,
+                suspended_ms,
+                sabotage,
+                config,
+            }
+        }
+    };
+    Ok(Core::new(beginning))
+}
+
+fn plan(config: &Config, host: String, now: Now) -> RunPlan {
+    RunPlan {
+        started: now.wall,
+        duration_ms: millis(config.run.duration),
+        horizon_ms: millis(config.run.horizon),
+        tolerance_bytes: i64::try_from(config.run.tolerance_bytes).unwrap_or(i64::MAX),
+        backend: config.model.backend.as_str().to_owned(),
+        model: config.model.model.clone(),
+        variant: config.model.variant.as_str().to_owned(),
+        streams: config.model.streams,
+        scenario: config.run.scenario.as_str().to_owned(),
+        seed: config.run.seed,
+        host,
+        facts: host::facts(),
+        config_toml: config.to_toml(),
+    }
+}
+
+/// A run goes on as it was begun, or its samples would not be of one thing: what soaks, and what is asked of it, come
+/// from its row. How it is watched and who is told come from the configuration of today.
+fn go_on_as_before(today: Config, run: &UnfinishedRun) -> Result<Config, StartError> {
+    let name = format!("the configuration stored with run {}", run.run_id);
+    let before = config::load_text(&name, &run.plan.config_toml, Path::new(""))
+        .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })?;
+    let run_before = config::Run { database: today.run.database.clone(), ..before.run };
+    let differs = today.run != run_before || today.model != before.model;
+    if differs {
+        tracing::warn!(
+            "run {} goes on as it was begun ({} of {} for {}); what was asked for now applies to a new run: --fresh",
+            run.run_id,
+            run_before.scenario.as_str(),
+            before.model.model,
+            config::units::format_duration(run_before.duration)
+        );
+    }
+    Ok(Config { run: run_before, model: before.model, churn: before.churn, burst: before.burst, ..today })
+}
+
+fn golden(store: &Store, run_id: i64) -> Result<Vec<GoldenOutput>, StartError> {
+    let mut outputs = Vec::new();
+    for backend in ["cpu", "cuda"] {
+        outputs.extend(store.golden(run_id, backend)?.into_iter().map(|golden| GoldenOutput {
+            backend: golden.backend,
+            prompt: golden.prompt as u32,
+            tokens: golden.tokens,
+            hash: golden.hash,
+        }));
+    }
+    Ok(outputs)
+}
+
+fn past(database: &Path, run: &UnfinishedRun, watch: &mut Watch) -> Result<Counts, StartError> {
+    history::replay(database, run.run_id, watch)
+        .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })
+}
+
+/// Ends a run that the user does not want to go on with.
+fn give_up(store: &mut Store, run: &UnfinishedRun, now: Now) -> Result<(), StartError> {
+    let end = RunEnd {
+        at: run.last_seen,
+        state: RunState::Interrupted,
+        verdict: Verdict::Inconclusive,
+        reason: "left unfinished; a new run was begun with --fresh".to_owned(),
+    };
+    store.resume(run, run.last_seen, "supervisor_down")?; // closes what was still open
+    store.finish_run(run.run_id, &end)?;
+    tracing::info!(
+        "run {} is closed as interrupted at {}; a new one begins at {}",
+        run.run_id,
+        run.last_seen.0,
+        now.wall.0
+    );
+    Ok(())
+}

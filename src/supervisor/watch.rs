@@ -1,0 +1,307 @@
+//! The series under watch: points go in as they are read, findings come out once a minute and at the end.
+//!
+//! Which series count towards the verdict is decided here. RssAnon + VmSwap, the engine's own count and VRAM are what a
+//! leak cannot hide from, so they are judged. RSS and PSS hold the page cache's share of mapped weights, which the kernel
+//! takes and gives as it likes; they are followed and shown, and judge nothing. The canary is followed and judges nothing.
+
+use crate::analysis::{Detector, Params};
+use crate::model::finding::{Finding, Verdict};
+use crate::model::sample::{DeviceReading, ProcessReading, Role, WorkReading};
+use crate::model::series::{Point, SeriesKey, SeriesKind};
+use crate::model::time::UnixMillis;
+use std::collections::BTreeMap;
+
+/// One series.
+#[derive(Debug)]
+struct Tracked {
+    detector: Detector,
+    judged: bool,
+    bytes: f64,
+    finding: Option<Finding>,
+}
+
+/// What one look said of one series.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// Which.
+    pub key: SeriesKey,
+    /// Whether it counts towards the verdict.
+    pub judged: bool,
+    /// What.
+    pub finding: Finding,
+    /// It rang the alarm just now.
+    pub rang: bool,
+    /// The last value seen, bytes.
+    pub bytes: f64,
+}
+
+/// All series of a run.
+#[derive(Debug)]
+pub struct Watch {
+    params: Params,
+    series: BTreeMap<SeriesKey, Tracked>,
+}
+
+/// Where a point of a process belongs.
+#[derive(Debug, Clone, Copy)]
+pub struct Whose {
+    /// The process's role.
+    pub role: Role,
+    /// Which of them.
+    pub ordinal: u32,
+    /// Which incarnation.
+    pub segment: u32,
+    /// Requests finished in this incarnation, for a worker.
+    pub requests: Option<f64>,
+}
+
+impl Watch {
+    /// Nothing watched yet; every detector is made with `params`.
+    #[must_use]
+    pub fn new(params: Params) -> Watch {
+        Watch { params, series: BTreeMap::new() }
+    }
+
+    /// Takes a reading of a process.
+    pub fn process(&mut self, whose: Whose, at: UnixMillis, reading: &ProcessReading) {
+        let anon_swap = reading.rss_anon_bytes.map(|anon| anon + reading.swap_bytes.unwrap_or(0));
+        self.push(SeriesKind::AnonSwap, whose, at, anon_swap);
+        self.push(SeriesKind::Rss, whose, at, reading.rss_bytes);
+        self.push(SeriesKind::Pss, whose, at, reading.pss_bytes);
+        self.push(SeriesKind::ProcessVram, whose, at, reading.vram_bytes);
+    }
+
+    /// Takes what a worker counts of itself.
+    pub fn work(&mut self, whose: Whose, at: UnixMillis, reading: &WorkReading) {
+        let held = reading.held_device_bytes.unwrap_or(reading.held_host_bytes);
+        self.push(SeriesKind::EngineHeld, whose, at, Some(held));
+    }
+
+    /// Takes a reading of a GPU. Its segments are its worker's: a new process starts with an empty device.
+    pub fn device(&mut self, ordinal: u32, segment: u32, at: UnixMillis, reading: &DeviceReading) {
+        let Some(used) = reading.vram_used_bytes else { return };
+        let key = SeriesKey { kind: SeriesKind::DeviceVram, role: None, ordinal };
+        self.push_point(key, true, Point { unix_s: at.seconds(), bytes: used as f64, segment, requests: None });
+    }
+
+    fn push(&mut self, kind: SeriesKind, whose: Whose, at: UnixMillis, bytes: Option<i64>) {
+        let Some(bytes) = bytes else { return };
+        let shown_only = matches!(kind, SeriesKind::Rss | SeriesKind::Pss) || whose.role == Role::Canary;
+        let key = SeriesKey { kind, role: Some(whose.role), ordinal: whose.ordinal };
+        let point =
+            Point { unix_s: at.seconds(), bytes: bytes as f64, segment: whose.segment, requests: whose.requests };
+        self.push_point(key, !shown_only, point);
+    }
+
+    fn push_point(&mut self, key: SeriesKey, judged: bool, point: Point) {
+        let params = self.params;
+        let tracked = self.series.entry(key).or_insert_with(|| Tracked {
+            detector: Detector::new(params),
+            judged,
+            bytes: 0.0,
+            finding: None,
+        });
+        tracked.bytes = point.bytes;
+        tracked.detector.push(point);
+    }
+
+    /// Looks at every series.
+    pub fn look(&mut self) -> Vec<Look> {
+        let mut looks = Vec::with_capacity(self.series.len());
+        for (key, tracked) in &mut self.series {
+            let finding = tracked.detector.look();
+            let rang = finding.alarmed && !tracked.finding.as_ref().is_some_and(|before| before.alarmed);
+            tracked.finding = Some(finding.clone());
+            looks.push(Look { key: *key, judged: tracked.judged, finding, rang, bytes: tracked.bytes });
+        }
+        looks
+    }
+
+    /// What the last look said, without looking again.
+    #[must_use]
+    pub fn last(&self) -> Vec<Look> {
+        let look = |(key, tracked): (&SeriesKey, &Tracked)| {
+            let finding = tracked.finding.clone()?;
+            Some(Look { key: *key, judged: tracked.judged, finding, rang: false, bytes: tracked.bytes })
+        };
+        self.series.iter().filter_map(look).collect()
+    }
+
+    /// The newest value of a series, bytes.
+    #[must_use]
+    pub fn bytes(&self, key: &SeriesKey) -> Option<f64> {
+        self.series.get(key).map(|tracked| tracked.bytes)
+    }
+}
+
+/// A run's verdict, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The answer.
+    pub verdict: Verdict,
+    /// One sentence.
+    pub reason: String,
+}
+
+/// The run's verdict from those of its series: outside if one is outside, within if all are within. `blind`: why the
+/// detector cannot be trusted in this run, if it cannot.
+#[must_use]
+pub fn judge(looks: &[Look], params: Params, blind: Option<&str>) -> Judgement {
+    let judged: Vec<&Look> = looks.iter().filter(|look| look.judged).collect();
+    let worst = |verdict: Verdict| {
+        let of_kind = judged.iter().copied().filter(move |look| look.finding.verdict == verdict);
+        of_kind.max_by(|a, b| reach(&a.finding).total_cmp(&reach(&b.finding)))
+    };
+    let tolerance = megabytes(params.tolerance_bytes);
+    let hours = params.horizon_s / 3_600.0;
+    if let Some(look) = worst(Verdict::Outside) {
+        let reason = format!("{} is outside ±{tolerance} over {hours:.3} h", words(look));
+        return Judgement { verdict: Verdict::Outside, reason: trim_zeros(reason) };
+    }
+    let inconclusive = |reason: String| Judgement { verdict: Verdict::Inconclusive, reason: trim_zeros(reason) };
+    if judged.is_empty() {
+        return inconclusive("no memory series was measured".to_owned());
+    }
+    if let Some(look) = worst(Verdict::Inconclusive) {
+        let others = judged.iter().filter(|look| look.finding.verdict == Verdict::Inconclusive).count() - 1;
+        let more = if others > 0 { format!(" (and {others} more series)") } else { String::new() };
+        return inconclusive(format!(
+            "{} after {}: that neither fits ±{tolerance} nor lies outside it{more}; a longer run says more",
+            words(look),
+            duration(look.finding.span_s)
+        ));
+    }
+    if let Some(why) = blind {
+        return inconclusive(format!("every series is within ±{tolerance}, but {why}"));
+    }
+    let look = worst(Verdict::Within).expect("all judged series are within, and there is one");
+    let reason = format!(
+        "all {} judged series are within ±{tolerance} over {hours:.3} h; widest: {}",
+        judged.len(),
+        words(look)
+    );
+    Judgement { verdict: Verdict::Within, reason: trim_zeros(reason) }
+}
+
+/// How far the interval reaches from zero.
+fn reach(finding: &Finding) -> f64 {
+    finding.drift_ci95_bytes[0].abs().max(finding.drift_ci95_bytes[1].abs())
+}
+
+fn words(look: &Look) -> String {
+    let [lo, hi] = look.finding.drift_ci95_bytes;
+    if !lo.is_finite() || !hi.is_finite() || hi - lo > 1e12 {
+        return format!("{}: no drift can be stated yet", look.key);
+    }
+    format!(
+        "{} drifts by {} (95 % interval {} to {})",
+        look.key,
+        signed_megabytes(look.finding.drift_bytes),
+        signed_megabytes(lo),
+        signed_megabytes(hi)
+    )
+}
+
+/// `50 MB`, `1.2 MB`.
+#[must_use]
+pub fn megabytes(bytes: f64) -> String {
+    let mb = bytes / 1e6;
+    if mb.abs() >= 10.0 { format!("{mb:.0} MB") } else { format!("{mb:.1} MB") }
+}
+
+/// `+12 MB`, `-0.3 MB`.
+#[must_use]
+pub fn signed_megabytes(bytes: f64) -> String {
+    format!("{}{}", if bytes < 0.0 { "-" } else { "+" }, megabytes(bytes.abs()))
+}
+
+/// `48 h`, `12 min`, `30 s`.
+#[must_use]
+pub fn duration(seconds: f64) -> String {
+    if seconds >= 7_200.0 {
+        format!("{:.1} h", seconds / 3_600.0)
+    } else if seconds >= 120.0 {
+        format!("{:.0} min", seconds / 60.0)
+    } else {
+        format!("{seconds:.0} s")
+    }
+}
+
+fn trim_zeros(text: String) -> String {
+    text.replace(".000 h", " h")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::finding::Shape;
+
+    fn look(name: SeriesKind, judged: bool, verdict: Verdict, drift: f64) -> Look {
+        let finding = Finding {
+            verdict,
+            shape: Shape::None,
+            drift_bytes: drift,
+            drift_ci95_bytes: [drift - 1e6, drift + 1e6],
+            slope_bytes_per_hour: 0.0,
+            slope_bytes_per_request: None,
+            minimum_detectable_drift_bytes: 1e6,
+            samples: 10,
+            span_s: 600.0,
+            crossing_unix_s: None,
+            asymptote_bytes: None,
+            alarmed: false,
+            first_alarm_unix_s: None,
+        };
+        let key = SeriesKey { kind: name, role: Some(Role::Worker), ordinal: 0 };
+        Look { key, judged, finding, rang: false, bytes: 0.0 }
+    }
+
+    #[test]
+    fn a_run_is_as_good_as_its_worst_judged_series() {
+        use SeriesKind::{AnonSwap, EngineHeld, Rss};
+        use Verdict::{Inconclusive, Outside, Within};
+        let cases: Vec<(&str, Vec<Look>, Option<&str>, Verdict, &str)> = vec![
+            ("nothing measured proves nothing", vec![], None, Inconclusive, "no memory series"),
+            (
+                "one leak is a leak",
+                vec![look(EngineHeld, true, Within, 0.0), look(AnonSwap, true, Outside, 2e8)],
+                None,
+                Outside,
+                "worker-0.anon_swap drifts by +200 MB",
+            ),
+            (
+                "what is only shown does not judge",
+                vec![look(Rss, false, Outside, 2e8), look(AnonSwap, true, Within, 0.0)],
+                None,
+                Within,
+                "all 1 judged series",
+            ),
+            (
+                "one doubt is a doubt",
+                vec![look(EngineHeld, true, Inconclusive, 4.9e7), look(AnonSwap, true, Within, 0.0)],
+                None,
+                Inconclusive,
+                "a longer run says more",
+            ),
+            (
+                "a blind run cannot pass",
+                vec![look(AnonSwap, true, Within, 0.0)],
+                Some("the canary was missed"),
+                Inconclusive,
+                "the canary was missed",
+            ),
+            (
+                "but it can fail",
+                vec![look(AnonSwap, true, Outside, 2e8)],
+                Some("the canary was missed"),
+                Outside,
+                "outside ±50 MB over 48 h",
+            ),
+        ];
+        for (what, looks, blind, verdict, says) in cases {
+            let judgement = judge(&looks, Params::default(), blind);
+            assert_eq!(judgement.verdict, verdict, "{what}");
+            assert!(judgement.reason.contains(says), "{what}: {}", judgement.reason);
+        }
+    }
+}
