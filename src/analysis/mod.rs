@@ -3,12 +3,23 @@
 //! Pure: no IO, no clock, time comes in with the points. Where the points come from and what is done about a finding is
 //! left to others.
 
+mod bank;
+mod blocks;
 pub mod fleet;
+mod posterior;
+mod regression;
+mod sawtooth;
+mod special;
+mod steps;
 mod ticks;
+mod track;
 
 use crate::model::finding::{Finding, Shape, Verdict};
 use crate::model::series::Point;
-use ticks::{Tick, Ticker, quantile};
+use blocks::{COARSE, FINE};
+use sawtooth::Sawtooth;
+use ticks::{Tick, Ticker};
+use track::Track;
 
 /// The question that is asked of a series.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,29 +44,29 @@ impl Default for Params {
 pub struct Detector {
     params: Params,
     ticker: Ticker,
+    sawtooth: Sawtooth,
+    fine: Track,
+    coarse: Track,
     first_unix_s: Option<f64>,
     last_unix_s: f64,
     samples: u64,
-    block: Vec<Tick>,
-    blocks: Vec<(f64, f64)>,
     first_alarm_unix_s: Option<f64>,
 }
-
-/// Length of a block of floors, seconds.
-const BLOCK_S: f64 = 600.0;
 
 impl Detector {
     /// A detector that has seen nothing.
     #[must_use]
     pub fn new(params: Params) -> Self {
+        let track = |scale| Track::new(params.tolerance_bytes, params.horizon_s / 3600.0, scale);
         Detector {
             params,
             ticker: Ticker::default(),
+            sawtooth: Sawtooth::default(),
+            fine: track(FINE),
+            coarse: track(COARSE),
             first_unix_s: None,
             last_unix_s: 0.0,
             samples: 0,
-            block: Vec::new(),
-            blocks: Vec::new(),
             first_alarm_unix_s: None,
         }
     }
@@ -71,32 +82,119 @@ impl Detector {
     }
 
     fn take(&mut self, tick: Tick) {
-        if let Some(first) = self.block.first()
-            && (first.segment != tick.segment || tick.t_s - first.t_s >= BLOCK_S)
-        {
-            let mut values: Vec<f64> = self.block.iter().map(|t| t.bytes).collect();
-            let floor = quantile(&mut values, 0.25);
-            let t = self.block.iter().map(|t| t.t_s).sum::<f64>() / self.block.len() as f64;
-            self.blocks.push((t, floor));
-            self.block.clear();
+        let recognised = self.sawtooth.push(&tick, self.params.tolerance_bytes);
+        self.fine.push(tick, &self.sawtooth, recognised);
+        self.coarse.push(tick, &self.sawtooth, recognised);
+    }
+
+    fn judge(&mut self) {
+        let news = [self.fine.judge(), self.coarse.judge()];
+        if (news[0] || news[1]) && self.first_alarm_unix_s.is_none() && self.rings() {
+            self.first_alarm_unix_s = Some(self.last_unix_s);
         }
-        self.block.push(tick);
+    }
+
+    /// LAB
+    pub fn debug(&self) -> String {
+        let one = |t: &Track| {
+            let p = &t.posterior;
+            let mut top = p.sceptical.clone();
+            top.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+            let w: Vec<String> = p
+                .warm_weights
+                .0
+                .iter()
+                .enumerate()
+                .filter(|w| *w.1 > 0.05)
+                .map(|(k, w)| format!("{k}:{w:.2}"))
+                .collect();
+            format!(
+                "now {:.1} n {} >1 {:.4} >.5 {:.5} <-1 {:.4} best {:?} noise {:?} warm {:?} steps {:?} {:?} saw {} parts {:?}",
+                t.regression.now_h,
+                t.regression.blocks,
+                p.above(1.0),
+                p.above(0.5),
+                p.below(-1.0),
+                p.best.map(|b| (
+                    b.noise,
+                    b.warm,
+                    b.leak,
+                    (b.mean * 1e2).round() / 1e2,
+                    (b.variance.sqrt() * 1e2).round() / 1e2,
+                    (b.noise_variance.sqrt() * 1e4).round() / 1e4
+                )),
+                p.best.map(|b| t.regression.filters[b.noise].noise).map(|n| (n.tau_h, n.white, n.walk, n.unsettled)),
+                w,
+                t.regression.steps_h.iter().map(|x| (x * 10.0).round() / 10.0).collect::<Vec<_>>(),
+                t.regression.step_sizes().iter().map(|x| (x * 100.0).round() / 100.0).collect::<Vec<_>>(),
+                t.regression.saw,
+                top.iter()
+                    .take(4)
+                    .map(|p| ((p.weight * 1e3).round() / 1e3, (p.mean * 1e2).round() / 1e2, (p.sd * 1e3).round() / 1e3))
+                    .collect::<Vec<_>>()
+            )
+        };
+        format!("F {}\n   C {}", one(&self.fine), one(&self.coarse))
+    }
+
+    /// LAB: largest over tracks of min(-ln(1-p.5)), and p1
+    pub fn score(&self) -> [(f64, f64); 2] {
+        [&self.fine, &self.coarse].map(|t| {
+            if t.regression.blocks < 12 {
+                return (0.0, 0.0);
+            }
+            let p = &t.posterior;
+            let steps = steps::judge(&t.steps, t.regression.now_h, self.params.horizon_s / 3600.0);
+            let shift = if steps.leaking { steps.drift - 2.0 * steps.sd * steps.drift.signum() } else { 0.0 };
+            let (a, b) = (p.above(0.5 - shift), p.below(-0.5 - shift));
+            if a > b {
+                (-(1.0 - a).max(1e-12).log10(), p.above(1.0 - shift))
+            } else {
+                (-(1.0 - b).max(1e-12).log10(), p.below(-1.0 - shift))
+            }
+        })
+    }
+
+    fn rings(&self) -> bool {
+        [&self.fine, &self.coarse].iter().any(|t| rings(t, self.params.horizon_s / 3600.0))
+    }
+
+    /// Rings if it must, as [`Detector::look`] does, without working out the whole finding.
+    pub fn watch(&mut self) -> bool {
+        self.judge();
+        self.first_alarm_unix_s.is_some()
+    }
+
+    /// Drift and its 95 % interval in tolerances, from the scale that sees more sharply.
+    fn interval(&self) -> (f64, [f64; 2]) {
+        let of = |t: &Track| {
+            if t.regression.blocks < 4 || t.posterior.flat.is_empty() {
+                return (0.0, [-1e6, 1e6]);
+            }
+            let (mean, [lo, hi]) = t.posterior.interval(0.025);
+            let steps = steps::judge(&t.steps, t.regression.now_h, self.params.horizon_s / 3600.0);
+            if !steps.leaking {
+                return (mean, [lo, hi]);
+            }
+            let sd = 1.96 * steps.sd;
+            let middle = mean + steps.drift;
+            (middle, [middle - sd.hypot(mean - lo), middle + sd.hypot(hi - mean)])
+        };
+        let (fine, coarse) = (of(&self.fine), of(&self.coarse));
+        if coarse.1[1] - coarse.1[0] < 0.7 * (fine.1[1] - fine.1[0]) { coarse } else { fine }
     }
 
     /// What can be said now. Cheap enough for every minute; it may ring the alarm, which then stays rung.
     pub fn look(&mut self) -> Finding {
+        self.judge();
         let span_s = self.first_unix_s.map_or(0.0, |first| (self.last_unix_s - first).max(0.0));
-        let (drift, sd) = self.slope(span_s);
         let tolerance = self.params.tolerance_bytes;
-        let interval = [drift - 1.96 * sd, drift + 1.96 * sd];
-        if self.first_alarm_unix_s.is_none() && drift.abs() - 6.0 * sd > tolerance {
-            self.first_alarm_unix_s = Some(self.last_unix_s);
-        }
+        let (drift, interval) = self.interval();
         let alarmed = self.first_alarm_unix_s.is_some();
-        let outside = interval[0] > tolerance || interval[1] < -tolerance;
-        let verdict = if outside && alarmed {
+        let outside = interval[0] > 1.0 || interval[1] < -1.0;
+        let verdict = if alarmed {
             Verdict::Outside
-        } else if interval[0] > -tolerance && interval[1] < tolerance {
+        } else if !outside && interval[0] > -1.0 && interval[1] < 1.0 {
             Verdict::Within
         } else {
             Verdict::Inconclusive
@@ -104,11 +202,11 @@ impl Detector {
         Finding {
             verdict,
             shape: if verdict == Verdict::Outside { Shape::Linear } else { Shape::None },
-            drift_bytes: drift,
-            drift_ci95_bytes: interval,
-            slope_bytes_per_hour: drift / self.params.horizon_s * 3600.0,
+            drift_bytes: drift * tolerance,
+            drift_ci95_bytes: interval.map(|x| x * tolerance),
+            slope_bytes_per_hour: self.fine.posterior.rate * tolerance / self.params.horizon_s * 3600.0,
             slope_bytes_per_request: None,
-            minimum_detectable_drift_bytes: tolerance + 6.0 * sd,
+            minimum_detectable_drift_bytes: tolerance * (1.0 + interval[1] - interval[0]),
             samples: self.samples,
             span_s,
             crossing_unix_s: None,
@@ -117,30 +215,27 @@ impl Detector {
             first_alarm_unix_s: self.first_alarm_unix_s,
         }
     }
-
-    /// Drift over the horizon and its standard error: least squares on the floors past the warm-up, corrected for
-    /// autocorrelation.
-    fn slope(&self, span_s: f64) -> (f64, f64) {
-        let warm_s = (3.0 * 3600.0_f64).min(span_s / 3.0);
-        let late: Vec<(f64, f64)> = self.blocks.iter().copied().filter(|b| b.0 >= warm_s).collect();
-        let n = late.len() as f64;
-        if late.len() < 6 {
-            return (0.0, 1e12);
-        }
-        let mean_t = late.iter().map(|b| b.0).sum::<f64>() / n;
-        let mean_y = late.iter().map(|b| b.1).sum::<f64>() / n;
-        let stt: f64 = late.iter().map(|b| (b.0 - mean_t).powi(2)).sum();
-        let sty: f64 = late.iter().map(|b| (b.0 - mean_t) * (b.1 - mean_y)).sum();
-        let slope = sty / stt;
-        let residual: Vec<f64> = late.iter().map(|b| b.1 - mean_y - slope * (b.0 - mean_t)).collect();
-        let ss: f64 = residual.iter().map(|r| r * r).sum();
-        let lag: f64 = residual.windows(2).map(|w| w[0] * w[1]).sum();
-        let rho = if ss > 0.0 { (lag / ss + 2.0 / n).clamp(0.0, 0.95) } else { 0.0 };
-        let effective = ((1.0 + rho) / (1.0 - rho)).sqrt();
-        let sd = (ss / (n - 2.0) / stt).sqrt() * effective;
-        (slope * self.params.horizon_s, sd * self.params.horizon_s)
-    }
 }
+
+fn rings(t: &Track, horizon_h: f64) -> bool {
+    if t.regression.blocks < 12 {
+        return false;
+    }
+    let p = &t.posterior;
+    // Steps that are believed to be a leak shift the drift; the smooth part must not undo that.
+    let steps = steps::judge(&t.steps, t.regression.now_h, horizon_h);
+    let shift = if steps.leaking { steps.drift - 2.0 * steps.sd * steps.drift.signum() } else { 0.0 };
+    let half = p.above(0.5 - shift);
+    if half > SURE {
+        return p.above(1.0 - shift) > LIKELY;
+    }
+    half < 1.0 - SURE && p.below(-0.5 - shift) > SURE && p.below(-1.0 - shift) > LIKELY
+}
+
+/// LAB
+pub const SURE: f64 = 0.999;
+/// LAB
+pub const LIKELY: f64 = 0.9;
 
 /// The finding on a whole series at once: the same as pushing every point and looking once at the end.
 #[must_use]

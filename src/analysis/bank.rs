@@ -1,0 +1,277 @@
+//! A bank of noise models, and under each the whitened Gram matrix of everything that could explain a series.
+//!
+//! The series of block floors is a sum of columns (level, steps, day cycle, warm-ups, leaks) with unknown coefficients plus
+//! Ornstein-Uhlenbeck and white noise. For given noise, a scalar Kalman filter with the same gains whitens the series and
+//! every column at once, and the sums of their products are all that any regression on any subset of columns ever needs.
+//! So one more block costs the same however long the run, and memory does not grow. Which columns take part, with which
+//! prior, is decided afterwards, in `posterior`.
+
+/// Columns for steps within a segment that are still free; the oldest is fixed at its estimate when more come.
+pub const STEPS: usize = 12;
+/// First column of the steps.
+pub const STEP_0: usize = 1;
+/// Day cycle: cosine and sine of 24 h, then of 12 h.
+pub const DAY_0: usize = STEP_0 + STEPS;
+/// Ramp since a garbage collector's last fall.
+pub const SAW: usize = DAY_0 + 4;
+/// First column of the warm-ups; those below are shared by all segments or common to all models.
+pub const WARM_0: usize = SAW + 1;
+/// Time constants on the grid.
+pub const WARM_EXP: usize = 24;
+/// Caches that fill at a steady rate and stay.
+pub const WARM_FILL: usize = 14;
+/// Ways in which a segment can start.
+pub const WARM: usize = WARM_EXP + WARM_FILL;
+/// Requests served.
+pub const REQ: usize = WARM_0 + WARM;
+/// First of the leak columns: time since an onset.
+pub const HINGE_0: usize = REQ + 1;
+/// Onsets kept at a time; 24 of them over a horizon are two hours apart.
+pub const HINGES: usize = 24;
+/// The series itself, always the last column.
+pub const Y: usize = HINGE_0 + HINGES;
+/// All columns.
+pub const COLUMNS: usize = Y + 1;
+
+/// Columns that outlive a segment: day, saw-tooth, requests, hinges, series.
+pub const SHARED: [usize; 4 + 1 + 1 + HINGES + 1] = shared();
+
+/// Where the onsets begin within [`SHARED`].
+pub const ONSET_IN_SHARED: usize = 6;
+
+const fn shared() -> [usize; 31] {
+    let mut out = [0; 31];
+    let mut i = 0;
+    while i < 5 {
+        out[i] = DAY_0 + i;
+        i += 1;
+    }
+    while i < 31 {
+        out[i] = REQ + i - 5;
+        i += 1;
+    }
+    out
+}
+
+/// Shortest and longest time constant of a warm-up, hours. Wider than the 20 minutes to 3 hours that are common.
+const WARM_TAU_H: [f64; 2] = [0.04, 5.0];
+/// Durations over which a cache fills at a steady rate, hours.
+pub const FILL_H: [f64; WARM_FILL] = [0.3, 0.4, 0.5, 0.65, 0.85, 1.1, 1.4, 1.8, 2.3, 2.9, 3.6, 4.4, 5.4, 6.6];
+
+/// The `k`-th time constant, hours.
+pub fn warm_tau_h(k: usize) -> f64 {
+    let ratio = (WARM_TAU_H[1] / WARM_TAU_H[0]).ln() / (WARM_EXP - 1) as f64;
+    WARM_TAU_H[0] * (ratio * k as f64).exp()
+}
+
+/// How a segment starts: the shape of kind `k` at `t_h` hours after the start, from 0 to 1.
+pub fn warm_shape(k: usize, t_h: f64) -> f64 {
+    if k < WARM_EXP { 1.0 - (-t_h / warm_tau_h(k)).exp() } else { (t_h / FILL_H[k - WARM_EXP]).min(1.0) }
+}
+
+/// One kind of noise: a share of white noise, the rest Ornstein-Uhlenbeck.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Noise {
+    /// Time constant of the Ornstein-Uhlenbeck part, hours.
+    pub tau_h: f64,
+    /// White variance of a full block as a share of all.
+    pub white: f64,
+    /// True if the time constant is so long that this is a random walk: what it gains stays gained.
+    pub walk: bool,
+    /// True if each segment's first hours wander more than the rest: no shape on the grid fits its start.
+    pub unsettled: bool,
+}
+
+/// The grid: white alone, five time constants with three shares of white noise, the same with an unsettled start, and
+/// random walks.
+pub fn noises() -> Vec<Noise> {
+    let steady = Noise { tau_h: 1.0, white: 1.0, walk: false, unsettled: false };
+    let mut out = vec![steady];
+    for tau_h in [0.15, 0.5, 1.5, 4.0, 12.0] {
+        for white in [0.7, 0.2, 0.02] {
+            out.push(Noise { tau_h, white, ..steady });
+        }
+    }
+    for tau_h in [0.5, 1.5, 4.0, 12.0] {
+        for white in [0.3, 0.02] {
+            out.push(Noise { tau_h, white, unsettled: true, ..steady });
+        }
+    }
+    // Ten minutes of the walk are about 1e-3 of its variance: white noise above, near and below that.
+    for white in [2e-2, 2e-3, 1e-4] {
+        out.push(Noise { tau_h: WALK_H, white, walk: true, ..steady });
+    }
+    out
+}
+
+/// An unsettled start wanders by this much more variance an hour (in units of the noise's own) ...
+const WANDER: f64 = 3000.0;
+/// ... which dies away with this time constant, hours.
+const WANDER_TAU_H: f64 = 1.2;
+
+/// Time constant that stands for a random walk, hours.
+const WALK_H: f64 = 300.0;
+
+/// One whitened regression under one kind of noise.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Which noise.
+    pub noise: Noise,
+    mean: [f64; COLUMNS],
+    variance: f64,
+    last_h: Option<f64>,
+    /// Upper triangle, row-major with full rows: `gram[i * COLUMNS + j]`, j ≥ i.
+    pub gram: Vec<f64>,
+    /// Sum of the logarithms of the innovation variances.
+    pub ln_s: f64,
+    /// What closed segments say of the shared columns, for each way of starting (see [`SHARED`]); empty before a restart.
+    pub history: Vec<f64>,
+    /// Logarithm of the determinants left by the elimination of closed segments, for each way of starting.
+    pub history_ln_det: Vec<f64>,
+}
+
+impl Filter {
+    /// A filter that has seen nothing.
+    pub fn new(noise: Noise) -> Self {
+        Filter {
+            noise,
+            mean: [0.0; COLUMNS],
+            variance: 1.0 - noise.white,
+            last_h: None,
+            gram: vec![0.0; COLUMNS * COLUMNS],
+            ln_s: 0.0,
+            history: Vec::new(),
+            history_ln_det: Vec::new(),
+        }
+    }
+
+    /// Takes one block: `in_segment_h` hours into its segment; `active` lists the columns that are not zero (nor have been), in rising order; `values` all of them.
+    pub fn push(&mut self, t_h: f64, in_segment_h: f64, white_factor: f64, values: &[f64; COLUMNS], active: &[usize]) {
+        let stationary = 1.0 - self.noise.white;
+        let phi = self.last_h.map_or(0.0, |last| (-(t_h - last) / self.noise.tau_h).exp());
+        let wander = if self.noise.unsettled {
+            let since = self.last_h.map_or(0.0, |last| t_h - last).min(1.0);
+            WANDER * since * (-in_segment_h / WANDER_TAU_H).exp()
+        } else {
+            0.0
+        };
+        self.last_h = Some(t_h);
+        let prior = phi * phi * self.variance + (1.0 - phi * phi) * stationary + wander;
+        let s = prior + self.noise.white * white_factor;
+        let gain = prior / s;
+        self.variance = prior - gain * prior;
+        self.ln_s += s.ln();
+        let mut e = [0.0; COLUMNS];
+        let scale = 1.0 / s.sqrt();
+        for (slot, &c) in active.iter().enumerate() {
+            let predicted = phi * self.mean[c];
+            let innovation = values[c] - predicted;
+            self.mean[c] = predicted + gain * innovation;
+            e[slot] = innovation * scale;
+        }
+        for (slot, &c) in active.iter().enumerate() {
+            let (f, row) = (e[slot], &mut self.gram[c * COLUMNS..(c + 1) * COLUMNS]);
+            for (other, &d) in active.iter().enumerate().skip(slot) {
+                row[d] += f * e[other];
+            }
+        }
+    }
+
+    /// A new incarnation: its noise starts anew.
+    pub fn restart(&mut self) {
+        self.mean = [0.0; COLUMNS];
+        self.last_h = None;
+        self.variance = 1.0 - self.noise.white;
+    }
+
+    /// The Gram entry of two columns.
+    pub fn at(&self, i: usize, j: usize) -> f64 {
+        if i <= j { self.gram[i * COLUMNS + j] } else { self.gram[j * COLUMNS + i] }
+    }
+
+    /// Zeroes everything about column `c`, so that its slot can be used anew.
+    pub fn clear_column(&mut self, c: usize) {
+        for i in 0..COLUMNS {
+            let (a, b) = (i.min(c), i.max(c));
+            self.gram[a * COLUMNS + b] = 0.0;
+        }
+        self.mean[c] = 0.0;
+    }
+
+    /// Moves column `from` into the empty slot `to`, leaving `from` empty.
+    pub fn move_column(&mut self, from: usize, to: usize) {
+        let column: Vec<f64> = (0..COLUMNS).map(|i| self.at(i, from)).collect();
+        let mean = self.mean[from];
+        self.clear_column(from);
+        for (i, v) in column.iter().enumerate() {
+            let i_new = if i == from { to } else { i };
+            if i == to {
+                continue;
+            }
+            let (a, b) = (i_new.min(to), i_new.max(to));
+            self.gram[a * COLUMNS + b] = *v;
+        }
+        self.mean[to] = mean;
+    }
+
+    /// Moves onset `from` of the history into slot `to`.
+    pub fn move_history(&mut self, from: usize, to: usize) {
+        let size = SHARED.len();
+        let (a, b) = (ONSET_IN_SHARED + from, ONSET_IN_SHARED + to);
+        for h in self.history.chunks_exact_mut(size * size) {
+            let at = |i: usize, j: usize| i.min(j) * size + i.max(j);
+            let own = h[at(a, a)];
+            for i in (0..size).filter(|i| *i != a && *i != b) {
+                h[at(i, b)] = h[at(i, a)];
+            }
+            h[at(b, b)] = own;
+        }
+        self.clear_history(from);
+    }
+
+    /// Zeroes onset `k` of the history.
+    pub fn clear_history(&mut self, k: usize) {
+        let size = SHARED.len();
+        let c = ONSET_IN_SHARED + k;
+        for h in self.history.chunks_exact_mut(size * size) {
+            for i in 0..size {
+                h[i.min(c) * size + i.max(c)] = 0.0;
+            }
+        }
+    }
+
+    /// Replaces the series by the series less `coefficient` times column `c`.
+    pub fn subtract(&mut self, c: usize, coefficient: f64) {
+        let column: Vec<f64> = (0..COLUMNS).map(|i| self.at(i, c)).collect();
+        for (i, v) in column.iter().enumerate().take(Y) {
+            self.gram[i * COLUMNS + Y] -= coefficient * v;
+        }
+        let yc = column[Y];
+        self.gram[Y * COLUMNS + Y] += coefficient * (coefficient * column[c] - 2.0 * yc);
+        self.mean[Y] -= coefficient * self.mean[c];
+    }
+}
+
+/// Eliminates the first `count` rows of a symmetric matrix of size `n` (upper triangle, row-major, stride `n`) in place, after
+/// adding `ridge` to their diagonals. Returns the sum of ln(pivot / ridge): the Occam factor of those columns.
+pub fn eliminate(m: &mut [f64], n: usize, count: usize, ridge: &[f64]) -> f64 {
+    let mut ln_det = 0.0;
+    for p in 0..count {
+        let pivot = m[p * n + p] + ridge[p];
+        ln_det += (pivot / ridge[p]).ln();
+        let (head, tail) = m.split_at_mut((p + 1) * n);
+        let row = &head[p * n..];
+        for i in p + 1..n {
+            let f = row[i];
+            if f == 0.0 {
+                continue;
+            }
+            let f = f / pivot;
+            let target = &mut tail[(i - p - 1) * n..(i - p) * n];
+            for j in i..n {
+                target[j] -= f * row[j];
+            }
+        }
+    }
+    ln_det
+}

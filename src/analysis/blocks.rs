@@ -1,0 +1,311 @@
+//! Ticks to blocks: the floor of some minutes, with outliers set aside and lasting jumps named.
+//!
+//! A floor (lower quartile) is what a process holds when its transient work is done. A block that lies far from where its
+//! predecessors point is held back: if the series returns, it was an excursion and is dropped; if it stays, it is a step,
+//! and gets a coefficient of its own. Whether steps are a leak is decided in `posterior`.
+
+use super::ticks::{Tick, quantile};
+use std::collections::VecDeque;
+
+/// How long the blocks are, and which quantile of their ticks is the floor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale {
+    /// Longest block, seconds.
+    pub block_s: f64,
+    /// A block lasts this share of the segment's age, so that a warm-up's first minutes are resolved.
+    pub share: f64,
+    /// Quantile that is the floor.
+    pub floor: f64,
+}
+
+/// Ten minutes, lower quartile: what most series are judged by.
+pub const FINE: Scale = Scale { block_s: 600.0, share: 0.05, floor: 0.25 };
+/// An hour, lowest fifth: for series that are up as often as down, such as those of an unrecognised collector.
+pub const COARSE: Scale = Scale { block_s: 3600.0, share: 0.12, floor: 0.2 };
+/// Blocks of a segment held back until its start-up jumps can be told from its noise.
+const START: usize = 8;
+/// Blocks beyond the gate that make a step of an excursion.
+const LASTING: usize = 3;
+/// Blocks beyond the gate that do not agree are noise after all.
+const PENDING_MAX: usize = 6;
+/// Blocks that the local prediction looks back on.
+const BACK: usize = 6;
+/// How many usual deviations lie between a block and its prediction before it is held back.
+const GATE: f64 = 7.0;
+/// ... and how much at least, in tolerances.
+const GATE_MIN: f64 = 0.03;
+
+/// One block, in units of the tolerance, relative to the first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Block {
+    /// Middle, hours since the first sample.
+    pub t_h: f64,
+    /// First and last tick, hours.
+    pub from_h: f64,
+    /// Last tick, hours.
+    pub to_h: f64,
+    /// Seconds since the epoch, middle.
+    pub unix_s: f64,
+    /// Floor, tolerances above the first tick of the series.
+    pub y: f64,
+    /// Ticks in it.
+    pub ticks: u32,
+    /// Incarnation.
+    pub segment: u32,
+    /// Requests by then.
+    pub requests: Option<f64>,
+}
+
+/// What becomes of a block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Ruling {
+    /// A new incarnation begins at this time (hours).
+    Restart(f64),
+    /// The series jumped and stayed there, from this time (hours) on.
+    Step {
+        /// Hours since the first sample.
+        t_h: f64,
+        /// Size, tolerances.
+        size: f64,
+    },
+    /// Part of the series.
+    Use(Block),
+    /// An excursion, set aside.
+    Drop(Block),
+}
+
+/// Makes blocks of ticks and rules on them.
+#[derive(Debug, Clone)]
+pub struct Blocker {
+    tolerance_bytes: f64,
+    scale: Scale,
+    base_bytes: Option<f64>,
+    open: Vec<Tick>,
+    segment: Option<u32>,
+    segment_start_h: f64,
+    start: Vec<Block>,
+    started: bool,
+    recent: VecDeque<Block>,
+    deviations: VecDeque<f64>,
+    pending: Vec<Block>,
+    floor: f64,
+    steps_up: VecDeque<f64>,
+}
+
+impl Blocker {
+    /// Nothing seen.
+    pub fn new(tolerance_bytes: f64, scale: Scale) -> Self {
+        Blocker {
+            tolerance_bytes,
+            scale,
+            base_bytes: None,
+            open: Vec::new(),
+            segment: None,
+            segment_start_h: 0.0,
+            start: Vec::new(),
+            started: false,
+            recent: VecDeque::new(),
+            deviations: VecDeque::new(),
+            pending: Vec::new(),
+            floor: f64::INFINITY,
+            steps_up: VecDeque::new(),
+        }
+    }
+
+    /// Bytes at which the figures of the blocks are zero.
+    pub fn base_bytes(&self) -> f64 {
+        self.base_bytes.unwrap_or(0.0)
+    }
+
+    /// Takes a tick; rulings that follow are appended to `out`.
+    pub fn push(&mut self, tick: Tick, out: &mut Vec<Ruling>) {
+        self.base_bytes.get_or_insert(tick.bytes);
+        let t_h = tick.t_s / 3600.0;
+        if self.segment != Some(tick.segment) {
+            self.close(out);
+            self.begin(tick.segment, t_h, out);
+        } else if let Some(first) = self.open.first() {
+            let long =
+                (self.scale.share * (tick.t_s - self.segment_start_h * 3600.0)).clamp(55.0, self.scale.block_s - 1.0);
+            if tick.t_s - first.t_s > long {
+                self.close(out);
+            }
+        }
+        self.open.push(tick);
+    }
+
+    fn begin(&mut self, segment: u32, t_h: f64, out: &mut Vec<Ruling>) {
+        if self.segment.is_some() {
+            self.settle(out);
+            for block in std::mem::take(&mut self.pending) {
+                out.push(Ruling::Drop(block));
+            }
+            out.push(Ruling::Restart(t_h));
+        }
+        self.segment = Some(segment);
+        self.segment_start_h = t_h;
+        self.started = false;
+        self.recent.clear();
+        self.pending.clear();
+        self.floor = f64::INFINITY;
+        self.steps_up.clear();
+    }
+
+    fn close(&mut self, out: &mut Vec<Ruling>) {
+        let (Some(first), Some(last)) = (self.open.first(), self.open.last()) else { return };
+        let n = self.open.len() as f64;
+        let mut values: Vec<f64> = self.open.iter().map(|t| t.bytes).collect();
+        let block = Block {
+            t_h: self.open.iter().map(|t| t.t_s).sum::<f64>() / n / 3600.0,
+            from_h: first.t_s / 3600.0,
+            to_h: last.t_s / 3600.0,
+            unix_s: last.unix_s,
+            y: (quantile(&mut values, self.scale.floor) - self.base_bytes()) / self.tolerance_bytes,
+            ticks: self.open.len() as u32,
+            segment: first.segment,
+            requests: last.requests,
+        };
+        self.open.clear();
+        if self.started {
+            self.rule(block, out);
+        } else {
+            self.start.push(block);
+            if self.start.len() == START {
+                self.settle(out);
+            }
+        }
+    }
+
+    /// Ends the start of a segment: what came before its last great jump was loading, not yet the series.
+    fn settle(&mut self, out: &mut Vec<Ruling>) {
+        if self.started {
+            return;
+        }
+        self.started = true;
+        let start = std::mem::take(&mut self.start);
+        let mut jumps: Vec<f64> = start.windows(2).map(|w| (w[1].y - w[0].y).abs()).collect();
+        let all = jumps.clone();
+        let usual = quantile(&mut jumps, 0.5);
+        let last = all.iter().rposition(|j| *j > (8.0 * usual).max(0.5)).filter(|at| *at + 3 < all.len());
+        let skip = last.map_or(0, |at| at + 1);
+        for (i, block) in start.into_iter().enumerate() {
+            if i < skip {
+                out.push(Ruling::Drop(block));
+            } else {
+                self.accept(block, out);
+            }
+        }
+    }
+
+    fn rule(&mut self, block: Block, out: &mut Vec<Ruling>) {
+        let Some((predicted, scale)) = self.predict(block.t_h) else { return self.accept(block, out) };
+        let off = block.y - predicted;
+        let gate = (GATE * scale).max(GATE_MIN);
+        if off.abs() <= gate {
+            for excursion in std::mem::take(&mut self.pending) {
+                out.push(Ruling::Drop(excursion));
+            }
+            self.note(off);
+            return self.accept(block, out);
+        }
+        self.pending.push(block);
+        if self.pending.len() >= LASTING {
+            self.rule_on_pending(gate, out);
+        }
+    }
+
+    /// The last three blocks lie beyond the gate: a step if they agree; if not, wait; noise if that goes on.
+    fn rule_on_pending(&mut self, gate: f64, out: &mut Vec<Ruling>) {
+        let tail = self.pending.len() - LASTING;
+        let raw: Vec<f64> = self.pending.iter().map(|b| b.y - self.predict(b.t_h).map_or(b.y, |p| p.0)).collect();
+        let size = quantile(&mut raw[tail..].to_vec(), 0.5);
+        let close = gate.max(0.25 * size.abs());
+        let agree = raw[tail..].iter().all(|o| o * size > 0.0 && (o - size).abs() < close);
+        let step = agree && self.is_step(size, self.pending[tail].y);
+        if !step && self.pending.len() < PENDING_MAX {
+            return;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let skip = if step { tail } else { 0 };
+        if step {
+            out.push(Ruling::Step { t_h: pending[tail].from_h, size });
+            if size > 0.0 {
+                if self.steps_up.len() == 64 {
+                    self.steps_up.pop_front();
+                }
+                self.steps_up.push_back(size);
+            }
+            self.recent.iter_mut().for_each(|b| b.y += size);
+        } else {
+            raw.iter().for_each(|o| self.note(o.abs().min(3.0 * gate)));
+        }
+        for (i, block) in pending.into_iter().enumerate() {
+            if i < skip {
+                out.push(Ruling::Drop(block));
+            } else {
+                self.accept(block, out);
+            }
+        }
+    }
+
+    /// A jump up is a step. A fall is one only if it undoes a step or reaches below everything so far: a fall back to the
+    /// floor is what a garbage collector does, and must not turn its ramps into a leak.
+    fn is_step(&mut self, size: f64, y: f64) -> bool {
+        if size > 0.0 {
+            return true;
+        }
+        let up: f64 = self.steps_up.iter().sum();
+        if up > -0.6 * size {
+            let mut left = -size;
+            while left > 0.0
+                && let Some(last) = self.steps_up.pop_back()
+            {
+                if last > left * 1.3 {
+                    self.steps_up.push_back(last - left);
+                }
+                left -= last;
+            }
+            return true;
+        }
+        y < self.floor + 0.3 * size
+    }
+
+    fn accept(&mut self, block: Block, out: &mut Vec<Ruling>) {
+        self.floor = self.floor.min(block.y);
+        if self.recent.len() == BACK {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(block);
+        out.push(Ruling::Use(block));
+    }
+
+    fn note(&mut self, off: f64) {
+        if self.deviations.len() == 32 {
+            self.deviations.pop_front();
+        }
+        self.deviations.push_back(off.abs());
+    }
+
+    /// Where the last blocks point at `t_h` (median slope and level), and the usual deviation from such predictions.
+    fn predict(&self, t_h: f64) -> Option<(f64, f64)> {
+        let n = self.recent.len();
+        if n < 4 {
+            return None;
+        }
+        let mut slopes = Vec::with_capacity(n * n / 2);
+        for (i, a) in self.recent.iter().enumerate() {
+            for b in self.recent.iter().skip(i + 1) {
+                slopes.push((b.y - a.y) / (b.t_h - a.t_h).max(1e-6));
+            }
+        }
+        let slope = quantile(&mut slopes, 0.5);
+        let last_h = self.recent[n - 1].t_h;
+        let mut levels: Vec<f64> = self.recent.iter().map(|b| b.y + slope * (last_h - b.t_h)).collect();
+        let level = quantile(&mut levels, 0.5);
+        // A slope is trusted for half an hour, not across a gap.
+        let ahead = (t_h - last_h).min(0.5);
+        let mut usual: Vec<f64> = self.deviations.iter().copied().collect();
+        let scale = if usual.len() < 4 { 0.05 } else { 1.48 * quantile(&mut usual, 0.5) };
+        Some((level + slope * ahead, scale))
+    }
+}

@@ -1,0 +1,461 @@
+//! The sums to probabilities: every way the series could have come about, weighed.
+//!
+//! A hypothesis is a kind of noise, a way of starting (none, a warm-up with one of many time constants, a cache that fills)
+//! and a leak (none, in requests, or in time since one of the onsets). Given these the model is linear and Gaussian, so its
+//! marginal likelihood and the posterior of the drift have closed forms. The variance of the noise is integrated out
+//! (inverse gamma prior), and the drift has a prior of several scales.
+
+use super::bank::{
+    COLUMNS, DAY_0, HINGE_0, ONSET_IN_SHARED, REQ, SAW, SHARED, STEP_0, WARM, WARM_0, WARM_EXP, Y, eliminate,
+};
+use super::regression::{Regression, prior};
+use super::special::normal_above;
+
+/// What leaks: nothing, requests, or time since onset `k`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leak {
+    /// Nothing.
+    None,
+    /// Linear in requests.
+    Requests,
+    /// Linear in time since onset `k` of the grid; the first is the start of the run.
+    Since(usize),
+}
+
+/// One hypothesis and what it says of the drift over the horizon, in tolerances.
+#[derive(Debug, Clone, Copy)]
+pub struct Hypothesis {
+    /// Index into the bank.
+    pub noise: usize,
+    /// Way of starting; `WARM` for none.
+    pub warm: usize,
+    /// What leaks.
+    pub leak: Leak,
+    /// Logarithm of the likelihood at its peak over the drift, all else integrated out, times the hypothesis' prior.
+    pub ln_peak: f64,
+    /// The same with the drift integrated out too, under a wide prior.
+    pub ln_flat: f64,
+    /// Drift by the data alone.
+    pub mean: f64,
+    /// Its variance by the data alone.
+    pub variance: f64,
+    /// Estimate of the noise variance.
+    pub noise_variance: f64,
+    /// Drift per unit of the leak's coefficient.
+    pub factor: f64,
+}
+
+/// Priors on the size of a drift: weight and standard deviation in tolerances. Within the tolerance lies the little that
+/// any process gains; beyond it anything from one to a hundred tolerances.
+const TOLERATED_SD: f64 = 0.3;
+const LEAK_SDS: [f64; 4] = [1.5, 5.0, 20.0, 100.0];
+/// Prior odds: nothing drifts, a little drifts, something leaks.
+const P_NONE: f64 = 0.6;
+const P_TOLERATED: f64 = 0.3;
+const P_LEAK: f64 = 0.1;
+/// Of leaks, those that are there from the start (in time or in requests), and those that set in later.
+const P_FROM_START: f64 = 0.6;
+/// Inverse gamma prior of the noise variance: shape, and scale of the noise in tolerances (0.25 MB).
+const NOISE_SHAPE: f64 = 1.5;
+const NOISE_SD: f64 = 0.005;
+/// Hypotheses this much less likely than the best (natural logarithm) are left out.
+const NEGLIGIBLE: f64 = 13.0;
+
+/// A normal distribution with a weight.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// Posterior probability.
+    pub weight: f64,
+    /// Mean, tolerances.
+    pub mean: f64,
+    /// Standard deviation.
+    pub sd: f64,
+}
+
+/// A probability for each way of starting; the last is none.
+#[derive(Debug, Clone)]
+pub struct WarmWeights(pub [f64; WARM + 1]);
+
+impl Default for WarmWeights {
+    fn default() -> Self {
+        WarmWeights([0.0; WARM + 1])
+    }
+}
+
+/// All that can be said of the drift, in tolerances over the horizon.
+#[derive(Debug, Clone, Default)]
+pub struct Posterior {
+    /// The drift, with the sceptical prior that alarms rest on.
+    pub sceptical: Vec<Part>,
+    /// The drift, with a prior that leaves its size to the data: what intervals rest on.
+    pub flat: Vec<Part>,
+    /// Best hypothesis with a leak.
+    pub best: Option<Hypothesis>,
+    /// Posterior probability that the leak, if any, is linear in requests rather than time.
+    pub p_requests: f64,
+    /// Posterior mean of the present rate in tolerances per horizon.
+    pub rate: f64,
+    /// Posterior probability of each way of starting.
+    pub warm_weights: WarmWeights,
+}
+
+impl Posterior {
+    /// P(drift > x) under the sceptical prior.
+    pub fn above(&self, x: f64) -> f64 {
+        self.sceptical.iter().map(|p| p.weight * tail(x - p.mean, p.sd)).sum()
+    }
+
+    /// P(drift < x) under the sceptical prior.
+    pub fn below(&self, x: f64) -> f64 {
+        self.sceptical.iter().map(|p| p.weight * tail(p.mean - x, p.sd)).sum()
+    }
+
+    /// Mean and the interval that holds `1 - 2 * tail` under the flat prior.
+    pub fn interval(&self, tail_share: f64) -> (f64, [f64; 2]) {
+        let mean: f64 = self.flat.iter().map(|p| p.weight * p.mean).sum();
+        let widest = self.flat.iter().map(|p| (p.mean - mean).abs() + 8.0 * p.sd).fold(1e-9, f64::max);
+        let above = |x: f64| self.flat.iter().map(|p| p.weight * tail(x - p.mean, p.sd)).sum::<f64>();
+        let solve = |share: f64| {
+            let (mut lo, mut hi) = (mean - widest, mean + widest);
+            for _ in 0..50 {
+                let mid = 0.5 * (lo + hi);
+                if above(mid) > share { lo = mid } else { hi = mid }
+            }
+            0.5 * (lo + hi)
+        };
+        (mean, [solve(1.0 - tail_share), solve(tail_share)])
+    }
+}
+
+fn tail(distance: f64, sd: f64) -> f64 {
+    // Beyond eight standard deviations nothing is left that matters (6e-16).
+    if distance.abs() < 8.0 * sd { normal_above(distance / sd) } else { f64::from(u8::from(distance < 0.0)) }
+}
+
+/// Looks between two at which everything is weighed; in between, only what was not negligible then.
+const REFRESH: u32 = 10;
+/// What counts as negligible then (natural logarithm): more than at a look, for things may change in between.
+const DORMANT: f64 = 14.0;
+
+/// Weighs everything. Updates the regression's estimates of the noise variances, which the next look uses.
+pub fn weigh(r: &mut Regression, horizon_h: f64) -> Posterior {
+    let everything = r.refresh_in == 0 || r.blocks < 40;
+    r.refresh_in = if everything { REFRESH } else { r.refresh_in - 1 };
+    let mut list: Vec<Hypothesis> = Vec::with_capacity(1024);
+    let mut leaks = Vec::new();
+    leaks_of(r, horizon_h, &mut leaks);
+    for noise in 0..r.filters.len() {
+        let live = if everything { u64::MAX } else { r.live[noise] };
+        if live == 0 {
+            continue;
+        }
+        let from = list.len();
+        under_noise(r, noise, live, &leaks, &mut list);
+        if let Some(best) = list[from..].iter().max_by(|a, b| a.ln_peak.total_cmp(&b.ln_peak)) {
+            r.variance[noise] = best.noise_variance;
+        }
+    }
+    if everything {
+        let top = list.iter().map(|h| h.ln_flat).fold(f64::NEG_INFINITY, f64::max);
+        r.live.iter_mut().for_each(|bits| *bits = 0);
+        for h in list.iter().filter(|h| h.ln_flat > top - DORMANT) {
+            r.live[h.noise] |= 1 << h.warm;
+        }
+    }
+    mix(&list, r, horizon_h)
+}
+
+/// Youngest leak that is thought of, hours.
+const ONSET_AGE_MIN_H: f64 = 1.0;
+
+/// A leak that could be seen by now: which, its column, ln of its prior, the drift per unit of its coefficient.
+type LeakColumn = (Leak, usize, f64, f64);
+
+/// Hypotheses under one kind of noise, each with its estimate of the noise variance.
+fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], out: &mut Vec<Hypothesis>) {
+    let f = &r.filters[noise];
+    let variance = r.variance[noise];
+    let mut common: Vec<usize> = (0..=r.steps_h.len()).collect();
+    let mut ridge = r.ridges_of_segment(variance);
+    let mut shared_common: Vec<usize> = (DAY_0..DAY_0 + 4).collect();
+    let square = |sd: f64| variance / (sd * sd);
+    let mut shared_ridge =
+        vec![square(prior::DAY), square(prior::DAY), square(prior::HALF_DAY), square(prior::HALF_DAY)];
+    if r.saw {
+        shared_common.push(SAW);
+        shared_ridge.push(square(prior::SAW));
+    }
+    let leak_columns: Vec<usize> = leaks.iter().map(|l| l.1).collect();
+    let warm_ridge = square(prior::WARM);
+    let mut emit = |warm: usize, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64)| {
+        let shape = NOISE_SHAPE + 0.5 * r.blocks as f64;
+        let scale = NOISE_SHAPE * NOISE_SD * NOISE_SD;
+        let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm);
+        let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
+        let estimate = |rss: f64| (scale + 0.5 * rss.max(0.0)) / (shape - 1.0);
+        let ln_peak = base + peak(yy);
+        let none = Hypothesis {
+            noise,
+            warm,
+            leak: Leak::None,
+            ln_peak,
+            ln_flat: ln_peak,
+            mean: 0.0,
+            variance: 0.0,
+            noise_variance: estimate(yy),
+            factor: 0.0,
+        };
+        out.push(none);
+        for (i, (leak, _, ln_prior, factor)) in leaks.iter().enumerate() {
+            let (g, gy) = leak_stats(i);
+            if g <= 1e-9 || *factor <= 0.0 {
+                continue;
+            }
+            let s = gy / g;
+            let rss = yy - gy * s;
+            let s2 = estimate(rss);
+            let (mean, variance) = (s * factor, s2 / g * factor * factor);
+            let ln_peak = base + peak(rss) + ln_prior;
+            let mut h = Hypothesis {
+                noise,
+                warm,
+                leak: *leak,
+                ln_peak,
+                ln_flat: 0.0,
+                mean,
+                variance,
+                noise_variance: s2,
+                factor: *factor,
+            };
+            h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD);
+            out.push(h);
+        }
+    };
+    if f.history.is_empty() {
+        common.extend(&shared_common);
+        ridge.extend(&shared_ridge);
+        let order: Vec<usize> = common
+            .iter()
+            .copied()
+            .chain(WARM_0..WARM_0 + WARM)
+            .chain(leak_columns.iter().copied())
+            .chain([Y])
+            .collect();
+        let n = order.len();
+        let mut m = gather(f, &order);
+        let ln_det = eliminate(&mut m, n, common.len(), &ridge);
+        let (w0, l0) = (common.len(), common.len() + WARM);
+        for warm in (0..=WARM).filter(|w| live >> w & 1 == 1) {
+            let (extra, pivot) = if warm < WARM {
+                let p = m[(w0 + warm) * n + w0 + warm] + warm_ridge;
+                ((p / warm_ridge).ln(), p)
+            } else {
+                (0.0, f64::INFINITY)
+            };
+            let row = if warm < WARM { &m[(w0 + warm) * n..(w0 + warm + 1) * n] } else { &m[0..n] };
+            let wy = row[n - 1] / pivot;
+            let yy = m[n * n - 1] - wy * row[n - 1];
+            emit(warm, ln_det + extra, yy, &|i| {
+                let c = l0 + i;
+                (m[c * n + c] - row[c] * row[c] / pivot, m[c * n + n - 1] - wy * row[c])
+            });
+        }
+    } else {
+        with_history(
+            r,
+            noise,
+            live,
+            &common,
+            &ridge,
+            &shared_common,
+            &shared_ridge,
+            &leak_columns,
+            warm_ridge,
+            &mut emit,
+        );
+    }
+}
+
+type Emit<'a> = dyn FnMut(usize, f64, f64, &dyn Fn(usize) -> (f64, f64)) + 'a;
+
+#[allow(clippy::too_many_arguments)] // one caller; the pieces have no life as a type
+fn with_history(
+    r: &Regression,
+    noise: usize,
+    live: u64,
+    common: &[usize],
+    ridge: &[f64],
+    shared_common: &[usize],
+    shared_ridge: &[f64],
+    leak_columns: &[usize],
+    warm_ridge: f64,
+    emit: &mut Emit,
+) {
+    let f = &r.filters[noise];
+    let shared: Vec<usize> = shared_common.iter().chain(leak_columns).copied().chain([Y]).collect();
+    let order: Vec<usize> = common.iter().copied().chain(WARM_0..WARM_0 + WARM).chain(shared.iter().copied()).collect();
+    let n = order.len();
+    let mut m = gather(f, &order);
+    let ln_det = eliminate(&mut m, n, common.len(), ridge);
+    let (w0, s0) = (common.len(), common.len() + WARM);
+    let size = SHARED.len();
+    let place: Vec<usize> =
+        shared.iter().map(|c| if *c < WARM_0 { c - DAY_0 } else { c - REQ + ONSET_IN_SHARED - 1 }).collect();
+    let k = shared.len();
+    let mut a = vec![0.0; k * k];
+    for warm in (0..=WARM).filter(|w| live >> w & 1 == 1) {
+        let (extra, pivot, row) = if warm < WARM {
+            let p = m[(w0 + warm) * n + w0 + warm] + warm_ridge;
+            ((p / warm_ridge).ln(), p, w0 + warm)
+        } else {
+            (0.0, f64::INFINITY, 0)
+        };
+        let h = &f.history[warm * size * size..(warm + 1) * size * size];
+        for i in 0..k {
+            let q = m[row * n + s0 + i] / pivot;
+            for j in i..k {
+                let (x, y) = (place[i].min(place[j]), place[i].max(place[j]));
+                a[i * k + j] = m[(s0 + i) * n + s0 + j] - q * m[row * n + s0 + j] + h[x * size + y];
+            }
+        }
+        let c = shared_common.len();
+        let shared_det = eliminate(&mut a, k, c, shared_ridge);
+        let all = ln_det + extra + shared_det + f.history_ln_det[warm];
+        emit(warm, all, a[k * k - 1], &|i| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]));
+    }
+}
+
+fn gather(f: &super::bank::Filter, order: &[usize]) -> Vec<f64> {
+    let n = order.len();
+    let mut m = vec![0.0; n * n];
+    for (i, &c) in order.iter().enumerate() {
+        for (j, &d) in order.iter().enumerate().skip(i) {
+            m[i * n + j] = if c <= d { f.gram[c * COLUMNS + d] } else { f.gram[d * COLUMNS + c] };
+        }
+    }
+    m
+}
+
+/// Leaks that could be seen by now: which, its column, ln of its prior, and the drift per unit of its coefficient.
+fn leaks_of(r: &Regression, horizon_h: f64, out: &mut Vec<LeakColumn>) {
+    let span = r.now_h.max(1e-3);
+    let from_start = if r.requests.is_some() { 0.5 * P_FROM_START } else { P_FROM_START };
+    if let Some(requests) = r.requests {
+        // At the mean rate so far, over the horizon.
+        let factor = requests / Regression::REQUEST_UNIT * (horizon_h / span).max(f64::MIN_POSITIVE);
+        out.push((Leak::Requests, REQ, from_start.ln(), factor));
+    }
+    let late = (1.0 - P_FROM_START) / horizon_h;
+    for (k, onset) in r.onsets_h.iter().enumerate() {
+        if k == 0 {
+            out.push((Leak::Since(0), HINGE_0, from_start.ln(), 1.0));
+        } else {
+            // A leak must have gone on for a while before it is thought of: the jump of one block is no trend.
+            if span - onset < ONSET_AGE_MIN_H {
+                continue;
+            }
+            let width = onset - r.onsets_h[k - 1];
+            let factor =
+                if span <= horizon_h { (horizon_h - onset) / horizon_h } else { ((span - onset) / horizon_h).min(1.0) };
+            out.push((Leak::Since(k), HINGE_0 + k, (late * width).ln(), factor));
+        }
+    }
+}
+
+/// ln of the prior of a way of starting: a third starts level, half warms up (most of them within three hours), the
+/// rest fills a cache.
+fn ln_prior_of_start(warm: usize) -> f64 {
+    if warm == WARM {
+        (0.35_f64).ln()
+    } else if warm < WARM_EXP {
+        (0.5 / WARM_EXP as f64).ln()
+    } else {
+        (0.15 / (WARM - WARM_EXP) as f64).ln()
+    }
+}
+
+/// Occam factor, ln: what a prior of variance `v` on the drift makes of the peak of the likelihood.
+fn ln_occam(h: &Hypothesis, v: f64) -> f64 {
+    let all = h.variance + v;
+    0.5 * (h.variance / all).ln() - h.mean * h.mean / (2.0 * all)
+}
+
+/// The drift under a prior of variance `v`.
+fn shrunk(h: &Hypothesis, v: f64) -> Part {
+    let share = v / (v + h.variance);
+    Part { weight: 0.0, mean: h.mean * share, sd: (h.variance * share).sqrt() }
+}
+
+/// The drift of a leak. Where the noise is a walk, what was gained so far is gained, however unsteadily; only what is left
+/// of the horizon has to be foretold.
+fn leaked(h: &Hypothesis, r: &Regression, v: f64, served: f64) -> Part {
+    let part = shrunk(h, v);
+    let noise = &r.filters[h.noise].noise;
+    if !noise.walk {
+        return part;
+    }
+    let ahead = 1.0 - served;
+    let block = (h.noise_variance * (noise.white + 2e-3)).sqrt();
+    Part { weight: 0.0, mean: served * h.mean + ahead * part.mean, sd: (ahead * part.sd).hypot(1.5 * block) }
+}
+
+/// Scale of the prior under which hypotheses are weighed for the interval, in tolerances.
+const FLAT_SD: f64 = 3.0;
+
+fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
+    let served = (r.now_h / horizon_h).min(1.0);
+    let mut sceptical: Vec<(f64, Part, usize)> = Vec::new();
+    let mut flat: Vec<(f64, Part)> = Vec::new();
+    let floor = list.iter().map(|h| h.ln_flat).fold(f64::NEG_INFINITY, f64::max) - NEGLIGIBLE;
+    for (i, h) in list.iter().enumerate().filter(|(_, h)| h.ln_flat > floor) {
+        if h.leak == Leak::None {
+            sceptical.push((h.ln_peak + P_NONE.ln(), Part { weight: 0.0, mean: 0.0, sd: 0.0 }, i));
+            continue;
+        }
+        if h.leak == Leak::Since(0) || h.leak == Leak::Requests {
+            let v = TOLERATED_SD * TOLERATED_SD;
+            let ln = h.ln_peak + ln_occam(h, v) + (P_TOLERATED / P_FROM_START).ln();
+            sceptical.push((ln, shrunk(h, v), i));
+        }
+        for sd in LEAK_SDS {
+            let ln = h.ln_peak + ln_occam(h, sd * sd) + (P_LEAK / LEAK_SDS.len() as f64).ln();
+            sceptical.push((ln, leaked(h, r, sd * sd, served), i));
+        }
+        let part = leaked(h, r, 1e6, served);
+        flat.push((h.ln_flat, part));
+    }
+    let best =
+        sceptical.iter().filter(|s| list[s.2].leak != Leak::None).max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);
+    let top = sceptical.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
+    sceptical.iter_mut().for_each(|s| s.1.weight = (s.0 - top).exp());
+    let sum: f64 = sceptical.iter().map(|s| s.1.weight).sum();
+    let mut out = Posterior { best, ..Posterior::default() };
+    let (mut by_requests, mut leaking) = (0.0, 1e-300);
+    for (_, mut part, i) in sceptical {
+        part.weight /= sum;
+        let h = &list[i];
+        if h.leak != Leak::None {
+            leaking += part.weight;
+            by_requests += part.weight * f64::from(u8::from(h.leak == Leak::Requests));
+            out.rate += part.weight * part.mean / h.factor * rate_factor(h, r);
+        }
+        out.warm_weights.0[h.warm] += part.weight;
+        if part.weight > 1e-9 {
+            out.sceptical.push(part);
+        }
+    }
+    out.p_requests = by_requests / leaking;
+    let top = flat.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = flat.iter().map(|s| (s.0 - top).exp()).sum();
+    out.flat = flat
+        .into_iter()
+        .map(|(ln, part)| Part { weight: (ln - top).exp() / sum, ..part })
+        .filter(|p| p.weight > 1e-6)
+        .collect();
+    out
+}
+
+/// Tolerances per horizon, at the present rate, per unit of the leak's coefficient.
+fn rate_factor(h: &Hypothesis, _r: &Regression) -> f64 {
+    if h.leak == Leak::Requests { h.factor } else { 1.0 }
+}

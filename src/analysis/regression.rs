@@ -1,0 +1,290 @@
+//! Blocks to whitened sums: keeps the bank of filters fed with the columns that could explain the series.
+//!
+//! This file knows what the columns are at a given time; what is made of the sums is left to `posterior`.
+
+use super::bank::{
+    COLUMNS, DAY_0, Filter, HINGE_0, HINGES, REQ, SAW, SHARED, STEP_0, STEPS, WARM, WARM_0, Y, eliminate, noises,
+    warm_shape,
+};
+use super::blocks::Block;
+use super::sawtooth::Sawtooth;
+
+/// Prior standard deviations of the coefficients, in tolerances (50 MB). Levels are anything; steps and warm-ups mostly
+/// below 300 MB; a day cycle of up to ±40 MB, its second harmonic a third of that.
+pub mod prior {
+    /// Level of a segment.
+    pub const LEVEL: f64 = 1e4;
+    /// A step.
+    pub const STEP: f64 = 3.0;
+    /// 24 h.
+    pub const DAY: f64 = 0.4;
+    /// 12 h.
+    pub const HALF_DAY: f64 = 0.1;
+    /// A collector's ramp.
+    pub const SAW: f64 = 3.0;
+    /// A warm-up or a cache.
+    pub const WARM: f64 = 5.0;
+}
+
+/// The whole regression of one series.
+#[derive(Debug, Clone)]
+pub struct Regression {
+    /// One filter a kind of noise.
+    pub filters: Vec<Filter>,
+    /// Estimate of the noise variance under each, in squared tolerances; turns priors into ridges.
+    pub variance: Vec<f64>,
+    /// Ways of starting that are worth weighing under each noise, as bits; refreshed now and then.
+    pub live: Vec<u64>,
+    /// Looks until everything is weighed again.
+    pub refresh_in: u32,
+    /// Onsets on the grid, hours.
+    pub onsets_h: Vec<f64>,
+    /// Steps that are free in the present segment: start (hours).
+    pub steps_h: Vec<f64>,
+    /// All blocks used.
+    pub blocks: u64,
+    /// True once a segment has ended.
+    pub restarted: bool,
+    /// Requests known.
+    pub requests: Option<f64>,
+    /// True once the saw-tooth's column is in use.
+    pub saw: bool,
+    /// Latest block, hours.
+    pub now_h: f64,
+    horizon_h: f64,
+    onset_spacing_h: f64,
+    segment_start_h: f64,
+    shift: f64,
+}
+
+impl Regression {
+    /// Nothing seen.
+    pub fn new(horizon_h: f64) -> Self {
+        let filters: Vec<Filter> = noises().into_iter().map(Filter::new).collect();
+        Regression {
+            variance: vec![1e-3; filters.len()],
+            live: vec![u64::MAX; filters.len()],
+            refresh_in: 0,
+            filters,
+            onsets_h: vec![0.0],
+            steps_h: Vec::new(),
+            blocks: 0,
+            restarted: false,
+            requests: None,
+            saw: false,
+            now_h: 0.0,
+            horizon_h,
+            onset_spacing_h: horizon_h / HINGES as f64,
+            segment_start_h: 0.0,
+            shift: 0.0,
+        }
+    }
+
+    /// Requests per unit of their column: keeps it near one.
+    pub const REQUEST_UNIT: f64 = 1e5;
+
+    /// Takes a block.
+    pub fn push(&mut self, b: &Block, saw: &Sawtooth) {
+        self.advance_onsets(b.t_h);
+        let mut values = [0.0; COLUMNS];
+        values[0] = 1.0;
+        for (i, at) in self.steps_h.iter().enumerate() {
+            values[STEP_0 + i] = f64::from(u8::from(b.t_h >= *at));
+        }
+        for harmonic in 0..2 {
+            let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();
+            values[DAY_0 + 2 * harmonic] = c;
+            values[DAY_0 + 2 * harmonic + 1] = s;
+        }
+        let in_segment = (b.t_h - self.segment_start_h).max(0.0);
+        for k in 0..WARM {
+            values[WARM_0 + k] = warm_shape(k, in_segment);
+        }
+        for (k, onset) in self.onsets_h.iter().enumerate() {
+            values[HINGE_0 + k] = (b.t_h - onset).max(0.0) / self.horizon_h;
+        }
+        if saw.recognised {
+            self.saw = true;
+            values[SAW] = ramp_floor(saw, b);
+        }
+        if let Some(r) = b.requests {
+            self.requests = Some(r);
+            values[REQ] = r / Self::REQUEST_UNIT;
+        }
+        values[Y] = b.y - self.shift;
+        let active = self.active();
+        let white = (10.0 / f64::from(b.ticks.clamp(1, 10))).sqrt();
+        for f in &mut self.filters {
+            f.push(b.t_h, in_segment, white, &values, &active);
+        }
+        self.blocks += 1;
+        self.now_h = b.t_h;
+    }
+
+    /// A lasting jump at `t_h`: from here on the level has another free coefficient.
+    pub fn step(&mut self, t_h: f64) {
+        self.refresh_in = 0;
+        if self.steps_h.len() == STEPS {
+            self.fix_oldest_step();
+        }
+        self.steps_h.push(t_h);
+    }
+
+    /// A new incarnation at `t_h`: levels, steps and warm-ups end, what they say of the shared columns is kept.
+    pub fn restart(&mut self, t_h: f64) {
+        self.refresh_in = 0;
+        let steps = self.steps_h.len();
+        for (f, variance) in self.filters.iter_mut().zip(&self.variance) {
+            close_segment(f, *variance, steps);
+        }
+        self.restarted = true;
+        self.steps_h.clear();
+        self.segment_start_h = t_h;
+        self.shift = 0.0;
+    }
+
+    /// Standard deviations of the priors of the common columns: steps, then level.
+    pub fn ridges_of_segment(&self, variance: f64) -> Vec<f64> {
+        let mut out = vec![variance / (prior::LEVEL * prior::LEVEL)];
+        out.resize(1 + self.steps_h.len(), variance / (prior::STEP * prior::STEP));
+        out
+    }
+
+    fn active(&self) -> Vec<usize> {
+        let mut out = vec![0];
+        out.extend(STEP_0..STEP_0 + self.steps_h.len());
+        out.extend(DAY_0..DAY_0 + 4);
+        if self.saw {
+            out.push(SAW);
+        }
+        out.extend(WARM_0..WARM_0 + WARM);
+        if self.requests.is_some() {
+            out.push(REQ);
+        }
+        out.extend(HINGE_0..HINGE_0 + self.onsets_h.len());
+        out.push(Y);
+        out
+    }
+
+    /// New onsets as time goes by; when the grid is full, every second one goes and the spacing doubles.
+    fn advance_onsets(&mut self, t_h: f64) {
+        while let Some(last) = self.onsets_h.last().copied()
+            && t_h >= last + self.onset_spacing_h
+        {
+            if self.onsets_h.len() == HINGES {
+                self.thin_onsets();
+                continue;
+            }
+            // After a long gap the grid goes on from now, not through every hour of the gap.
+            let next = last + self.onset_spacing_h;
+            self.onsets_h.push(if t_h - next > self.horizon_h { t_h } else { next });
+        }
+    }
+
+    fn thin_onsets(&mut self) {
+        for f in &mut self.filters {
+            for k in 1..HINGES / 2 {
+                f.clear_column(HINGE_0 + k);
+                f.move_column(HINGE_0 + 2 * k, HINGE_0 + k);
+                f.move_history(2 * k, k);
+            }
+            for k in HINGES / 2..HINGES {
+                f.clear_column(HINGE_0 + k);
+                f.clear_history(k);
+            }
+        }
+        self.onsets_h = self.onsets_h.iter().copied().step_by(2).collect();
+        self.onset_spacing_h *= 2.0;
+    }
+
+    /// Fixes the oldest free step at its estimate, under the best noise, so that its slot is free again.
+    fn fix_oldest_step(&mut self) {
+        let size = self.step_sizes().first().copied().unwrap_or(0.0);
+        for f in &mut self.filters {
+            f.subtract(STEP_0, size);
+            f.clear_column(STEP_0);
+            for i in 1..STEPS {
+                f.move_column(STEP_0 + i, STEP_0 + i - 1);
+            }
+        }
+        self.shift += size;
+        self.steps_h.remove(0);
+    }
+
+    /// Sizes of the free steps in tolerances, estimated with levels and steps alone under middling noise.
+    pub fn step_sizes(&self) -> Vec<f64> {
+        let n = self.steps_h.len() + 1;
+        let f = &self.filters[self.filters.len() / 3];
+        // Back substitution by eliminating towards each step in turn: n is at most 13.
+        (1..n)
+            .map(|target| {
+                let order: Vec<usize> = (0..n).filter(|i| *i != target).chain([target, Y]).collect();
+                let m = n + 1;
+                let mut a = vec![0.0; m * m];
+                for (i, &c) in order.iter().enumerate() {
+                    for (j, &d) in order.iter().enumerate().skip(i) {
+                        a[i * m + j] = f.at(c, d);
+                    }
+                }
+                eliminate(&mut a, m, n - 1, &vec![1e-9; n]);
+                a[(n - 1) * m + n] / (a[(n - 1) * m + n - 1] + 1e-9)
+            })
+            .collect()
+    }
+}
+
+/// Lower quartile of the collector's ramp within a block, to match the block's floor.
+fn ramp_floor(saw: &Sawtooth, b: &Block) -> f64 {
+    let n = b.ticks.clamp(1, 12);
+    let mut ramps: Vec<f64> = (0..n)
+        .map(|i| {
+            let share = if n == 1 { 0.5 } else { f64::from(i) / f64::from(n - 1) };
+            saw.ramp(b.from_h + share * (b.to_h - b.from_h))
+        })
+        .collect();
+    super::ticks::quantile(&mut ramps, 0.25)
+}
+
+/// Eliminates a closing segment's own columns for each way it may have started, adds what is left to the history.
+fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
+    let own: Vec<usize> = (0..=steps).collect();
+    let n = own.len() + WARM + SHARED.len();
+    let order: Vec<usize> = own.iter().copied().chain(WARM_0..WARM_0 + WARM).chain(SHARED).collect();
+    let mut m = vec![0.0; n * n];
+    for (i, &c) in order.iter().enumerate() {
+        for (j, &d) in order.iter().enumerate().skip(i) {
+            m[i * n + j] = f.at(c, d);
+        }
+    }
+    let mut ridge = vec![variance / (prior::STEP * prior::STEP); own.len()];
+    ridge[0] = variance / (prior::LEVEL * prior::LEVEL);
+    let ln_det = eliminate(&mut m, n, own.len(), &ridge);
+    let size = SHARED.len();
+    if f.history.is_empty() {
+        f.history = vec![0.0; (WARM + 1) * size * size];
+        f.history_ln_det = vec![0.0; WARM + 1];
+    }
+    let base = own.len();
+    for k in 0..=WARM {
+        let (pivot, row) = if k < WARM {
+            let r = variance / (prior::WARM * prior::WARM);
+            let p = m[(base + k) * n + base + k] + r;
+            f.history_ln_det[k] += ln_det + (p / r).ln();
+            (p, base + k)
+        } else {
+            f.history_ln_det[k] += ln_det;
+            (f64::INFINITY, base)
+        };
+        let target = &mut f.history[k * size * size..(k + 1) * size * size];
+        for i in 0..size {
+            let a = m[row * n + base + WARM + i] / pivot;
+            for j in i..size {
+                target[i * size + j] += m[(base + WARM + i) * n + base + WARM + j] - a * m[row * n + base + WARM + j];
+            }
+        }
+    }
+    for c in own.into_iter().chain(WARM_0..WARM_0 + WARM).chain(SHARED) {
+        f.clear_column(c);
+    }
+    f.restart();
+}
