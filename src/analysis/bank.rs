@@ -54,7 +54,7 @@ const fn shared() -> [usize; 31] {
 }
 
 /// Shortest and longest time constant of a warm-up, hours. Wider than the 20 minutes to 3 hours that are common.
-const WARM_TAU_H: [f64; 2] = [0.04, 5.0];
+const WARM_TAU_H: [f64; 2] = [0.09, 4.8];
 /// Durations over which a cache fills at a steady rate, hours.
 pub const FILL_H: [f64; WARM_FILL] = [0.3, 0.4, 0.5, 0.65, 0.85, 1.1, 1.4, 1.8, 2.3, 2.9, 3.6, 4.4, 5.4, 6.6];
 
@@ -145,8 +145,16 @@ impl Filter {
         }
     }
 
-    /// Takes one block: `in_segment_h` hours into its segment; `active` lists the columns that are not zero (nor have been), in rising order; `values` all of them.
-    pub fn push(&mut self, t_h: f64, in_segment_h: f64, white_factor: f64, values: &[f64; COLUMNS], active: &[usize]) {
+    /// Takes one block, `in_segment_h` hours into its segment; `steps` and `onsets` say how many of those columns are in use.
+    pub fn push(
+        &mut self,
+        t_h: f64,
+        in_segment_h: f64,
+        white_factor: f64,
+        values: &[f64; COLUMNS],
+        steps: usize,
+        onsets: usize,
+    ) {
         let stationary = 1.0 - self.noise.white;
         let phi = self.last_h.map_or(0.0, |last| (-(t_h - last) / self.noise.tau_h).exp());
         let wander = if self.noise.unsettled {
@@ -163,16 +171,27 @@ impl Filter {
         self.ln_s += s.ln();
         let mut e = [0.0; COLUMNS];
         let scale = 1.0 / s.sqrt();
-        for (slot, &c) in active.iter().enumerate() {
-            let predicted = phi * self.mean[c];
-            let innovation = values[c] - predicted;
-            self.mean[c] = predicted + gain * innovation;
-            e[slot] = innovation * scale;
+        for ((e, mean), value) in e.iter_mut().zip(&mut self.mean).zip(values) {
+            let predicted = phi * *mean;
+            let innovation = value - predicted;
+            *mean = predicted + gain * innovation;
+            *e = innovation * scale;
         }
-        for (slot, &c) in active.iter().enumerate() {
-            let (f, row) = (e[slot], &mut self.gram[c * COLUMNS..(c + 1) * COLUMNS]);
-            for (other, &d) in active.iter().enumerate().skip(slot) {
-                row[d] += f * e[other];
+        // Columns in use lie in two runs and the series itself; whole runs are what a compiler can make fast.
+        let runs = [0..STEP_0 + steps, DAY_0..HINGE_0 + onsets, Y..COLUMNS];
+        for c in runs.iter().cloned().flatten() {
+            let f = e[c];
+            if f == 0.0 {
+                continue;
+            }
+            let row = &mut self.gram[c * COLUMNS..(c + 1) * COLUMNS];
+            for run in &runs {
+                let from = run.start.max(c);
+                if from < run.end {
+                    for (g, v) in row[from..run.end].iter_mut().zip(&e[from..run.end]) {
+                        *g += f * v;
+                    }
+                }
             }
         }
     }

@@ -25,9 +25,9 @@ pub const COARSE: Scale = Scale { block_s: 3600.0, share: 0.12, floor: 0.2 };
 /// Blocks of a segment held back until its start-up jumps can be told from its noise.
 const START: usize = 8;
 /// Blocks beyond the gate that make a step of an excursion.
-const LASTING: usize = 3;
+const LASTING: usize = 4;
 /// Blocks beyond the gate that do not agree are noise after all.
-const PENDING_MAX: usize = 6;
+const PENDING_MAX: usize = 8;
 /// Blocks that the local prediction looks back on.
 const BACK: usize = 6;
 /// How many usual deviations lie between a block and its prediction before it is held back.
@@ -214,7 +214,7 @@ impl Blocker {
         }
     }
 
-    /// The last three blocks lie beyond the gate: a step if they agree; if not, wait; noise if that goes on.
+    /// The last four blocks lie beyond the gate: a step if they agree; if not, wait; noise if that goes on.
     fn rule_on_pending(&mut self, gate: f64, out: &mut Vec<Ruling>) {
         let tail = self.pending.len() - LASTING;
         let raw: Vec<f64> = self.pending.iter().map(|b| b.y - self.predict(b.t_h).map_or(b.y, |p| p.0)).collect();

@@ -8,7 +8,7 @@
 use super::bank::{
     COLUMNS, DAY_0, HINGE_0, ONSET_IN_SHARED, REQ, SAW, SHARED, STEP_0, WARM, WARM_0, WARM_EXP, Y, eliminate,
 };
-use super::regression::{Regression, prior};
+use super::regression::{NOISE_FLOOR, Regression, alike, prior};
 use super::special::normal_above;
 
 /// What leaks: nothing, requests, or time since onset `k`.
@@ -55,9 +55,8 @@ const P_TOLERATED: f64 = 0.3;
 const P_LEAK: f64 = 0.1;
 /// Of leaks, those that are there from the start (in time or in requests), and those that set in later.
 const P_FROM_START: f64 = 0.6;
-/// Inverse gamma prior of the noise variance: shape, and scale of the noise in tolerances (0.25 MB).
+/// Inverse gamma prior of the noise variance: its shape. Its scale is the floor under the noise.
 const NOISE_SHAPE: f64 = 1.5;
-const NOISE_SD: f64 = 0.005;
 /// Hypotheses this much less likely than the best (natural logarithm) are left out.
 const NEGLIGIBLE: f64 = 13.0;
 
@@ -189,7 +188,7 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
     let warm_ridge = square(prior::WARM);
     let mut emit = |warm: usize, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64)| {
         let shape = NOISE_SHAPE + 0.5 * r.blocks as f64;
-        let scale = NOISE_SHAPE * NOISE_SD * NOISE_SD;
+        let scale = (NOISE_SHAPE + 0.5 * r.blocks as f64) * NOISE_FLOOR * NOISE_FLOOR;
         let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm);
         let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
         let estimate = |rss: f64| (scale + 0.5 * rss.max(0.0)) / (shape - 1.0);
@@ -212,6 +211,10 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
                 continue;
             }
             let s = gy / g;
+            // What sets in later and shrinks is a cache that was full, or a load that went: no leak.
+            if s < 0.0 && matches!(leak, Leak::Since(k) if *k > 0) {
+                continue;
+            }
             let rss = yy - gy * s;
             let s2 = estimate(rss);
             let (mean, variance) = (s * factor, s2 / g * factor * factor);
@@ -304,24 +307,28 @@ fn with_history(
     let k = shared.len();
     let mut a = vec![0.0; k * k];
     for warm in (0..=WARM).filter(|w| live >> w & 1 == 1) {
-        let (extra, pivot, row) = if warm < WARM {
-            let p = m[(w0 + warm) * n + w0 + warm] + warm_ridge;
-            ((p / warm_ridge).ln(), p, w0 + warm)
-        } else {
-            (0.0, f64::INFINITY, 0)
-        };
         let h = &f.history[warm * size * size..(warm + 1) * size * size];
-        for i in 0..k {
-            let q = m[row * n + s0 + i] / pivot;
-            for j in i..k {
-                let (x, y) = (place[i].min(place[j]), place[i].max(place[j]));
-                a[i * k + j] = m[(s0 + i) * n + s0 + j] - q * m[row * n + s0 + j] + h[x * size + y];
-            }
+        let mut starts: Vec<Option<usize>> = alike(warm).step_by(2).map(Some).collect();
+        if starts.is_empty() {
+            starts.push(None);
         }
-        let c = shared_common.len();
-        let shared_det = eliminate(&mut a, k, c, shared_ridge);
-        let all = ln_det + extra + shared_det + f.history_ln_det[warm];
-        emit(warm, all, a[k * k - 1], &|i| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]));
+        let ln_share = -(starts.len() as f64).ln();
+        for start in starts {
+            let row = w0 + start.unwrap_or(0);
+            let pivot = start.map_or(f64::INFINITY, |_| m[row * n + row] + warm_ridge);
+            let extra = start.map_or(0.0, |_| (pivot / warm_ridge).ln());
+            for i in 0..k {
+                let q = m[row * n + s0 + i] / pivot;
+                for j in i..k {
+                    let (x, y) = (place[i].min(place[j]), place[i].max(place[j]));
+                    a[i * k + j] = m[(s0 + i) * n + s0 + j] - q * m[row * n + s0 + j] + h[x * size + y];
+                }
+            }
+            let c = shared_common.len();
+            let shared_det = eliminate(&mut a, k, c, shared_ridge);
+            let all = ln_det + extra + shared_det + f.history_ln_det[warm] - 2.0 * ln_share;
+            emit(warm, all, a[k * k - 1], &|i| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]));
+        }
     }
 }
 
@@ -440,7 +447,7 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
             out.rate += part.weight * part.mean / h.factor * rate_factor(h, r);
         }
         out.warm_weights.0[h.warm] += part.weight;
-        if part.weight > 1e-9 {
+        if part.weight > 1e-8 {
             out.sceptical.push(part);
         }
     }

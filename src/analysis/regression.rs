@@ -3,8 +3,8 @@
 //! This file knows what the columns are at a given time; what is made of the sums is left to `posterior`.
 
 use super::bank::{
-    COLUMNS, DAY_0, Filter, HINGE_0, HINGES, REQ, SAW, SHARED, STEP_0, STEPS, WARM, WARM_0, Y, eliminate, noises,
-    warm_shape,
+    COLUMNS, DAY_0, Filter, HINGE_0, HINGES, REQ, SAW, SHARED, STEP_0, STEPS, WARM, WARM_0, WARM_EXP, Y, eliminate,
+    noises, warm_shape,
 };
 use super::blocks::Block;
 use super::sawtooth::Sawtooth;
@@ -17,9 +17,9 @@ pub mod prior {
     /// A step.
     pub const STEP: f64 = 3.0;
     /// 24 h.
-    pub const DAY: f64 = 0.4;
+    pub const DAY: f64 = 0.3;
     /// 12 h.
-    pub const HALF_DAY: f64 = 0.1;
+    pub const HALF_DAY: f64 = 0.07;
     /// A collector's ramp.
     pub const SAW: f64 = 3.0;
     /// A warm-up or a cache.
@@ -112,10 +112,10 @@ impl Regression {
             values[REQ] = r / Self::REQUEST_UNIT;
         }
         values[Y] = b.y - self.shift;
-        let active = self.active();
+        let (steps, onsets) = (self.steps_h.len(), self.onsets_h.len());
         let white = (10.0 / f64::from(b.ticks.clamp(1, 10))).sqrt();
         for f in &mut self.filters {
-            f.push(b.t_h, in_segment, white, &values, &active);
+            f.push(b.t_h, in_segment, white, &values, steps, onsets);
         }
         self.blocks += 1;
         self.now_h = b.t_h;
@@ -147,22 +147,6 @@ impl Regression {
     pub fn ridges_of_segment(&self, variance: f64) -> Vec<f64> {
         let mut out = vec![variance / (prior::LEVEL * prior::LEVEL)];
         out.resize(1 + self.steps_h.len(), variance / (prior::STEP * prior::STEP));
-        out
-    }
-
-    fn active(&self) -> Vec<usize> {
-        let mut out = vec![0];
-        out.extend(STEP_0..STEP_0 + self.steps_h.len());
-        out.extend(DAY_0..DAY_0 + 4);
-        if self.saw {
-            out.push(SAW);
-        }
-        out.extend(WARM_0..WARM_0 + WARM);
-        if self.requests.is_some() {
-            out.push(REQ);
-        }
-        out.extend(HINGE_0..HINGE_0 + self.onsets_h.len());
-        out.push(Y);
         out
     }
 
@@ -245,6 +229,15 @@ fn ramp_floor(saw: &Sawtooth, b: &Block) -> f64 {
     super::ticks::quantile(&mut ramps, 0.25)
 }
 
+/// Noise below this is not believed in, tolerances (0.6 MB): shapes on a grid and floors of blocks are no better than that.
+pub const NOISE_FLOOR: f64 = 0.012;
+
+/// Ways of starting that another incarnation of the same program may have had, where this one had `k`: time constants up
+/// to 40 % apart. None for no warm-up at all.
+pub fn alike(k: usize) -> std::ops::Range<usize> {
+    if k < WARM_EXP { k.saturating_sub(2)..(k + 3).min(WARM_EXP) } else { k..(k + 1).min(WARM) }
+}
+
 /// Eliminates a closing segment's own columns for each way it may have started, adds what is left to the history.
 fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
     let own: Vec<usize> = (0..=steps).collect();
@@ -265,19 +258,21 @@ fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
         f.history_ln_det = vec![0.0; WARM + 1];
     }
     let base = own.len();
+    let r = variance / (prior::WARM * prior::WARM);
+    let pivot = |k: usize| m[(base + k) * n + base + k] + r;
+    // How much better this segment is explained by starting in way `k`, ln.
+    let gain = |k: usize| {
+        let y = m[(base + k) * n + n - 1];
+        0.5 * y * y / pivot(k) / variance.max(NOISE_FLOOR * NOISE_FLOOR) - 0.5 * (pivot(k) / r).ln()
+    };
     for k in 0..=WARM {
-        let (pivot, row) = if k < WARM {
-            let r = variance / (prior::WARM * prior::WARM);
-            let p = m[(base + k) * n + base + k] + r;
-            f.history_ln_det[k] += ln_det + (p / r).ln();
-            (p, base + k)
-        } else {
-            f.history_ln_det[k] += ln_det;
-            (f64::INFINITY, base)
-        };
+        let row = alike(k).max_by(|a, b| gain(*a).total_cmp(&gain(*b)));
+        let p = row.map_or(f64::INFINITY, pivot);
+        f.history_ln_det[k] += ln_det + row.map_or(0.0, |_| (p / r).ln());
+        let row = base + row.unwrap_or(0);
         let target = &mut f.history[k * size * size..(k + 1) * size * size];
         for i in 0..size {
-            let a = m[row * n + base + WARM + i] / pivot;
+            let a = m[row * n + base + WARM + i] / p;
             for j in i..size {
                 target[i * size + j] += m[(base + WARM + i) * n + base + WARM + j] - a * m[row * n + base + WARM + j];
             }

@@ -22,8 +22,8 @@ pub struct StepLeak {
 
 /// Steps nearer than this are one event, hours.
 const MERGE_H: f64 = 0.8;
-/// Self-normalised sum beyond which steps are a leak: seven of equal size. A handful of arenas reaches √5 = 2.24.
-const LEAK_SCORE: f64 = 2.6;
+/// Self-normalised sum beyond which steps are a leak: six of equal size, or more of unequal. Five arenas reach √5 = 2.24.
+const LEAK_SCORE: f64 = 2.3;
 /// A leak's next step is due; one that keeps us waiting for this many of its intervals has stopped.
 const STOPPED_AFTER: f64 = 4.0;
 
