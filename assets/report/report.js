@@ -25,6 +25,7 @@
   const least = Math.min(10, (whole[1] - whole[0]) / 4); // seconds: there is nothing to see below the sampling
   let view = whole.slice();
   let hair = null;
+  let tight = false; // y by the samples alone, rather than by what the tolerance allows
 
   // The points of a chart's lines in data units, read from the paths once, when they are first asked for.
   const lines = (c) => c.lines || (c.lines = [...c.data.querySelectorAll(".l.i-sample, .l.i-second, .l.i-third")].map((path) => {
@@ -37,7 +38,7 @@
     return points;
   }));
 
-  const digits = (value, step) => value.toFixed(Math.min(9, Math.max(0, -Math.floor(Math.log10(step))))).replace(/^-(0(\.0*)?)$/, "$1");
+  const digits = (value, step) => value.toFixed(Math.min(9, Math.max(0, -Math.floor(Math.log10(step))))).replace(/^-(0(\.0*)?)$/, "$1").replace("-", "−");
   const written = (value, step, unit) => {
     if (unit === "ms") return digits(value, step) + " ms";
     if (unit !== "bytes") return digits(value, step);
@@ -53,7 +54,7 @@
   const span = (s) => s >= 5400 ? (s / 3600).toFixed(1) + " h" : s >= 90 ? (s / 60).toFixed(1) + " min" : s.toFixed(0) + " s";
 
   const range = (c) => {
-    if (view[0] === whole[0] && view[1] === whole[1]) return c.y;
+    if (!tight && view[0] === whole[0] && view[1] === whole[1]) return c.y;
     let lo = Infinity, hi = -Infinity;
     for (const line of lines(c)) for (const [t, v] of line) if (t >= view[0] && t <= view[1]) { lo = Math.min(lo, v); hi = Math.max(hi, v); }
     if (!(lo <= hi)) return c.y;
@@ -70,7 +71,7 @@
   };
 
   const axes = (c) => {
-    if (c.now === c.y && view[0] === whole[0] && view[1] === whole[1]) { c.axes.innerHTML = c.still; return; }
+    if (c.now === c.y && !tight && view[0] === whole[0] && view[1] === whole[1]) { c.axes.innerHTML = c.still; return; }
     c.axes.textContent = "";
     const label = (x, y, anchor, text) => { make("text", { x, y, "text-anchor": anchor, "font-size": 11, class: "i-dim" }, c.axes).textContent = text; };
     const grid = (d) => make("path", { d, class: "l i-grid", "stroke-width": 1 }, c.axes);
@@ -139,8 +140,9 @@
   };
   const zoom = (factor, at) => { const middle = at === undefined ? (view[0] + view[1]) / 2 : at; show(middle - (middle - view[0]) * factor, middle + (view[1] - middle) * factor); };
   const move = (share) => { const by = (view[1] - view[0]) * share; show(view[0] + by, view[1] + by); };
-  const actions = { in: () => zoom(0.5, hair === null ? undefined : hair), out: () => zoom(2), left: () => move(-0.25), right: () => move(0.25), all: () => show(whole[0], whole[1]) };
+  const actions = { in: () => zoom(0.5, hair === null ? undefined : hair), out: () => zoom(2), left: () => move(-0.25), right: () => move(0.25), all: () => show(whole[0], whole[1]), fit: () => { tight = !tight; fit.setAttribute("aria-pressed", tight); refresh(); } };
 
+  const fit = document.querySelector('[data-do="fit"]');
   document.querySelector(".controls").hidden = false;
   document.querySelector(".hint").hidden = false;
   tip.hidden = false;
@@ -189,7 +191,7 @@
     }, { passive: false });
     c.svg.addEventListener("focus", () => { focused = c; });
     c.svg.addEventListener("keydown", (event) => {
-      const keys = { "+": actions.in, "=": actions.in, "-": actions.out, "0": actions.all, ArrowLeft: actions.left, ArrowRight: actions.right,
+      const keys = { "+": actions.in, "=": actions.in, "-": actions.out, "0": actions.all, y: actions.fit, ArrowLeft: actions.left, ArrowRight: actions.right,
         "[": () => step(-1), "]": () => step(1), Escape: () => { hair = null; crosshair(); } };
       const action = keys[event.key];
       if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -198,6 +200,6 @@
     });
     const step = (by) => { hair = Math.min(view[1], Math.max(view[0], (hair === null ? (view[0] + view[1]) / 2 : hair) + by * (view[1] - view[0]) / 50)); crosshair(); };
   }
-  addEventListener("beforeprint", () => { hair = null; view = whole.slice(); for (const c of charts) draw(c); crosshair(); });
+  addEventListener("beforeprint", () => { hair = null; tight = false; view = whole.slice(); for (const c of charts) draw(c); crosshair(); });
   refresh();
 })();

@@ -214,8 +214,10 @@ fn judge_one(facts: &RunFacts, gate: &Gate) -> GateResult {
             GateOutcome::Inconclusive
         }
         Some(_) => {
-            if let Some(value) = measured {
-                note = format!("unrealistic on this evidence; it supports {} at best", write(gate, value));
+            let promised = known
+                .is_some_and(|m| m.measure != Measure::Count && m.name != "drift_bytes" && m.name != "duration_hours");
+            if let Some(value) = measured.filter(|_| promised) {
+                note = format!("unrealistic on this evidence, which supports {}", write(gate, value));
             }
             GateOutcome::Fail
         }

@@ -150,7 +150,7 @@ pub fn sentence(finding: &Finding, tolerance: Option<Tolerance>) -> String {
 }
 
 /// Room around the plots, logical pixels.
-const LEFT: f64 = 74.0;
+const LEFT: f64 = 84.0;
 const RIGHT: f64 = 16.0;
 const HEAD: f64 = 44.0;
 /// Above a plot whose name and finding stand elsewhere.
@@ -249,12 +249,11 @@ fn value_range(panel: &Panel, window: (f64, f64)) -> (f64, f64) {
         all().fold((q_lo, q_hi), |(lo, hi), c| (lo.min(c.min.max(fence_lo)), hi.max(c.max.min(fence_hi))));
     let range = hi - lo;
     for fit in fits(panel) {
-        // What the tolerance allows is shown wherever it does not make the samples a hairline.
-        let allowed = fit.rise(fit.allowed_per_s);
-        if allowed < 40.0 * range.max(allowed / 60.0) {
-            lo = lo.min(fit.level - allowed * 1.08);
-            hi = hi.max(fit.level + allowed * 1.08);
-        }
+        // What the tolerance allows is always in the picture, so that a flat series looks flat and every chart of a long
+        // run has the same scale; whoever wants the last kilobyte zooms.
+        let allowed = fit.rise(fit.allowed_per_s) * 1.08;
+        lo = lo.min(fit.level - allowed);
+        hi = hi.max(fit.level + allowed);
         hi = hi.max(fit.level + fit.rise(fit.per_s[2]).clamp(0.0, 2.0 * range));
         lo = lo.min(fit.level + fit.rise(fit.per_s[0]).clamp(-2.0 * range, 0.0));
     }

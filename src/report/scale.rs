@@ -38,7 +38,8 @@ impl Unit {
 fn digits(value: f64, step: f64) -> String {
     let places = if step > 0.0 { (-step.log10().floor()).clamp(0.0, 9.0) as usize } else { 2 };
     let text = format!("{value:.places$}");
-    if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') { text.replace('-', "") } else { text }
+    let sign = if text.chars().any(|c| ('1'..='9').contains(&c)) { "−" } else { "" };
+    text.replace('-', sign)
 }
 
 fn bytes_with_step(value: f64, step: f64) -> String {
