@@ -2,10 +2,10 @@
 //! still beats. What a mail says was decided when it was written; this file reads flags and picks what to do.
 
 mod desk;
-mod digest;
 pub(super) mod setup;
 mod test_mail;
 mod tour;
+mod watch;
 
 use super::{CannotStart, Done, Format};
 use clap::Args as ClapArgs;

@@ -66,12 +66,6 @@ impl Deadman {
         self.lost.is_some()
     }
 
-    /// Whether it beats: its next beat is not overdue. False too before the first beat and after a clean end.
-    #[must_use]
-    pub fn is_beating(&self, now: Now) -> bool {
-        self.lost.is_none() && self.seen.and_then(|pulse| pulse.expects).is_some_and(|due| due >= now.wall)
-    }
-
     /// The newest beat that was seen.
     #[must_use]
     pub fn pulse(&self) -> Option<Pulse> {

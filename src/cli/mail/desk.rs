@@ -77,7 +77,7 @@ impl Outbox for Desk {
     }
 
     fn picture(&mut self, spec: &PlotSpec) -> Option<Vec<u8>> {
-        super::digest::picture(&self.store, spec)
+        super::watch::picture(&self.store, spec)
     }
 }
 
@@ -99,7 +99,8 @@ impl Desk {
         }
     }
 
-    /// Tells someone else that a mail could not be delivered: the first route with a recipient who did not refuse it.
+    /// Tells someone else that a mail could not be delivered, if no rule can: the first route with a recipient who did not
+    /// refuse it.
     fn report(&self, mail: &QueuedMail, at: UnixMillis, why: &str) -> Option<OutboxMail> {
         if mail.mail.labels.contains_key(REPORT_LABEL) {
             return None;
@@ -108,6 +109,10 @@ impl Desk {
             self.routes.recipients(route).iter().map(|r| r.email.to_string()).collect()
         };
         let refused = on(&mail.mail.route);
+        // The rule `mail_refused` tells the default route, where that is someone else and a run evaluates rules.
+        if mail.run_id.is_some() && !on("default").is_subset(&refused) {
+            return None;
+        }
         let route = self.routes.names().find(|name| !on(name).is_subset(&refused))?.to_owned();
         let facts = undeliverable(mail, &self.host, at, why);
         let rendered = render(&facts);

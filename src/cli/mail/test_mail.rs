@@ -146,6 +146,6 @@ fn picture() -> Option<Vec<u8>> {
         })
         .collect();
     let mut picture = Picture::of(Panel::of_points("made up", &points, None, None));
-    (picture.width, picture.panel_height) = super::digest::PICTURE_SIZE;
+    (picture.width, picture.panel_height) = super::watch::PICTURE_SIZE;
     picture.png(2).ok()
 }

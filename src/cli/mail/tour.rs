@@ -3,7 +3,7 @@
 
 use super::super::{CannotStart, Done, Format, Outcome};
 use super::desk::Desk;
-use super::digest::Watch;
+use super::watch::Watch;
 use super::{say, setup};
 use crate::clock;
 use crate::config::Config;
@@ -153,15 +153,13 @@ impl Daemon<'_> {
 
     /// True to end, false when the file under `desk` was replaced by another.
     async fn drain(&self, desk: &mut Desk, courier: &mut Post, trouble: &mut Trouble) -> bool {
-        let every_ms = self.config.mail.heartbeat_every.map(millis);
-        let silent_ms = millis(self.config.mailer.supervisor_silent_after);
         let inode = inode(self.database);
         let mut watch = None;
         let mut beat: Option<Now> = None;
         let mut ended: Option<Now> = None;
         loop {
             let now = clock::now();
-            let done = self.round(desk, courier, &mut watch, (silent_ms, every_ms), &mut beat, now).await;
+            let done = self.round(desk, courier, &mut watch, &mut beat, now).await;
             let (next, pause) = match done {
                 Ok(round) => {
                     trouble.over();
@@ -190,7 +188,6 @@ impl Daemon<'_> {
         desk: &mut Desk,
         courier: &mut Post,
         watch: &mut Option<Watch>,
-        (silent_ms, every_ms): (i64, Option<i64>),
         beat: &mut Option<Now>,
         now: Now,
     ) -> Result<Round, StoreError> {
@@ -202,7 +199,10 @@ impl Daemon<'_> {
         }
         let watch = match watch {
             Some(watch) => watch,
-            None => watch.insert(Watch::resume(&desk.store, &desk.host, silent_ms, every_ms)?),
+            None => {
+                let silent_ms = millis(self.config.mailer.supervisor_silent_after);
+                watch.insert(Watch::resume(&desk.store, &desk.host, silent_ms)?)
+            }
         };
         watch.look(desk, now)?;
         courier.round(desk).await

@@ -1,4 +1,4 @@
-//! What the mailer draws and writes by itself: pictures at delivery, the daily digest, the alarm for a silent supervisor.
+//! What the mailer draws and writes by itself: pictures at delivery, and the alarm for a silent supervisor.
 
 use super::desk::Desk;
 use crate::mail::{Deadman, Pulse, Word};
@@ -7,7 +7,7 @@ use crate::model::event::EventSeverity;
 use crate::model::facts::RunFacts;
 use crate::model::mail::{MailFacts, Table, message_id};
 use crate::model::time::{Now, UnixMillis};
-use crate::report::mail::{Silence, digest, heartbeat_back, heartbeat_lost, render, standing};
+use crate::report::mail::{Silence, heartbeat_back, heartbeat_lost, render, standing};
 use crate::report::plot::{Mark, Panel, Picture, Span, Tolerance};
 use crate::report::scale::Unit;
 use crate::store::{Store, StoreError};
@@ -20,10 +20,7 @@ const COLUMNS_MAX: usize = 700;
 pub(super) const PICTURE_SIZE: (f64, f64) = (560.0, 190.0);
 /// Panels of a picture; a phone shows about two at once.
 const PANELS_MAX: usize = 4;
-/// Between two looks whether a digest is due.
-const DIGEST_LOOK_MS: i64 = 30_000;
-/// The route of digests and of the mailer's own alarm, if it is configured; else they go to `default`.
-const DIGEST_ROUTE: &str = "digest";
+/// The route of the mailer's own alarm.
 const ALARM_ROUTE: &str = "default";
 
 /// The picture that a mail asks for, drawn from the database as it is now. `None` if there is nothing to draw.
@@ -61,21 +58,14 @@ pub(super) fn picture(store: &Store, spec: &PlotSpec) -> Option<Vec<u8>> {
     picture.png(2).ok()
 }
 
-/// Watches the run's clock and the supervisor's heartbeat.
+/// Watches the supervisor's heartbeat.
 pub(super) struct Watch {
     deadman: Deadman,
-    digest_every_ms: Option<i64>,
-    digest_looked: Option<Now>,
 }
 
 impl Watch {
     /// Takes up where an earlier mailer left off: whether the loss of a beat was mailed is read from the outbox.
-    pub fn resume(
-        store: &Store,
-        host: &str,
-        silent_after_ms: i64,
-        digest_every_ms: Option<i64>,
-    ) -> Result<Self, StoreError> {
+    pub fn resume(store: &Store, host: &str, silent_after_ms: i64) -> Result<Self, StoreError> {
         let last = store.last_mail("heartbeat")?;
         let lost = last.and_then(|mail| mail.labels.get("lost_unix_ms").and_then(|at| at.parse().ok()));
         // Whether that one was taken back is told by the mail that took it back.
@@ -83,7 +73,7 @@ impl Watch {
             Some(at) if store.mail_by_id(&id_of(&["heartbeat", "back"], at, host))?.is_some() => None,
             other => other,
         };
-        Ok(Watch { deadman: Deadman::new(silent_after_ms, lost.map(UnixMillis)), digest_every_ms, digest_looked: None })
+        Ok(Watch { deadman: Deadman::new(silent_after_ms, lost.map(UnixMillis)) })
     }
 
     /// The supervisor's newest beat.
@@ -111,35 +101,7 @@ impl Watch {
                 return Err(error);
             }
         }
-        self.digest(desk, now)
-    }
-
-    fn digest(&mut self, desk: &mut Desk, now: Now) -> Result<(), StoreError> {
-        let Some(every_ms) = self.digest_every_ms else { return Ok(()) };
-        if self.digest_looked.is_some_and(|at| now.mono.since(at.mono) < DIGEST_LOOK_MS)
-            || !self.deadman.is_beating(now)
-        {
-            return Ok(()); // of a run that nobody watches, there is nothing good to say
-        }
-        self.digest_looked = Some(now);
-        let Some(run) = desk.store.unfinished_run(&desk.host)? else { return Ok(()) };
-        let served_ms = now.wall.0 - run.plan.started.0 - run.gaps_ms;
-        let number = served_ms / every_ms.max(1);
-        if number < 1 || served_ms >= run.plan.duration_ms {
-            return Ok(()); // the end of the run has a mail of its own
-        }
-        // The name says which digest of which run it is, so that it is written once, whoever restarts when.
-        let id = message_id(
-            &["digest", &run.run_id.to_string(), &run.plan.started.0.to_string(), &number.to_string()],
-            &desk.host,
-        );
-        if desk.store.mail_by_id(&id)?.is_some() {
-            return Ok(());
-        }
-        let Some(facts) = desk.store.run_facts(run.run_id, COLUMNS_MAX, now.wall)? else { return Ok(()) };
-        let (mail, plot) = digest(&facts, &desk.host, now.wall);
-        let labels = BTreeMap::from([("digest".to_owned(), number.to_string())]);
-        desk.enqueue(Some(run.run_id), &OutboxMail { plot, ..outbox_mail(&mail, id, None, DIGEST_ROUTE, labels) })
+        Ok(())
     }
 }
 
