@@ -363,9 +363,9 @@ fn finish(store: &mut Store, run_id: i64, script: &Script) {
     let raw = rusqlite::Connection::open(store.path()).expect("the same file");
     raw.execute(
         "INSERT INTO alert (run_id, rule, fingerprint, labels, values_json, severity, route, state, active_unix_ms, fired_unix_ms,
-           last_true_unix_ms, resolved_unix_ms, last_sent_unix_ms, summary, description, runbook)
+           last_true_unix_ms, resolved_unix_ms, last_sent_unix_ms, summary, description, runbook, settled, group_key, fires)
          VALUES (?1, 'worker-crash', 'f', '{}', '{}', 'page', 'oncall', 'resolved', ?2, ?2, ?2, ?3, ?2,
-           'worker-0 died: signal 11', '', 'Read its last words in the report; restart with --fresh if it happens again.')",
+           'worker-0 died: signal 11', '', 'Read its last words in the report; restart with --fresh if it happens again.', 1, 'g', '[]')",
         [run_id, at(0.6), at(0.61)],
     )
     .expect("alert");
