@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. This file holds what they share: exit codes, `--format`, errors as prose.
 
+pub mod alerts;
 pub mod analyze;
 pub mod check;
 mod fleet;
@@ -9,8 +10,12 @@ pub mod internal_probe;
 pub mod internal_worker;
 pub mod mail;
 pub mod model;
+pub mod query;
 mod report;
+pub mod rules;
 pub mod run;
+pub mod runs;
+pub mod silence;
 pub mod unit_failed;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -67,6 +72,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// What fires, what fired, and why a mail was sent or was not.
+    Alerts(alerts::Args),
     /// Judge whether the memory in a CSV file drifts by more than the tolerance.
     Analyze(analyze::Args),
     /// Many databases, one page: who leaks, who crashed, who differs.
@@ -90,6 +97,14 @@ enum Command {
     Model(model::Args),
     /// Take mails from the outbox to the mail server, and watch the supervisor.
     Mail(mail::Args),
+    /// Ask the database with SQL.
+    Query(query::Args),
+    /// List, check and test alert rules.
+    Rules(rules::Args),
+    /// List the runs in the database.
+    Runs(runs::Args),
+    /// Send no mails about something for a while.
+    Silence(silence::Args),
     /// What a run found, as a page to send around.
     Report(report::Args),
     /// Mail that a systemd unit has failed (the units' OnFailure= hook).
@@ -110,6 +125,11 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         }
     };
     let done: Done = match cli.command {
+        Command::Alerts(args) => alerts::execute(&args),
+        Command::Query(args) => query::execute(&args),
+        Command::Rules(args) => rules::execute(&args),
+        Command::Runs(args) => runs::execute(&args),
+        Command::Silence(args) => silence::execute(&args),
         Command::Analyze(args) => analyze::execute(&args),
         Command::Fleet(args) => fleet::execute(&args),
         Command::Check(args) => check::execute(&args),

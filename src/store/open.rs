@@ -225,7 +225,7 @@ fn check_schema(path: &Path, connection: &Connection) -> Result<(), StoreError> 
     }
 }
 
-fn migrate(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
+pub(super) fn migrate(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
     let found = schema_version(path, connection)?;
     if found > SCHEMA_VERSION {
         return Err(StoreError::Newer { path: path.to_path_buf(), found, known: SCHEMA_VERSION });

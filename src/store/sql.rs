@@ -94,9 +94,14 @@ impl Reader {
         connection.pragma_update(None, "query_only", true).map_err(sql)?;
         connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX).map_err(sql)?;
         let schema = read_schema(&connection).map_err(sql)?;
-        let names: BTreeSet<String> = schema.keys().cloned().collect();
-        connection.authorizer(Some(move |context: AuthContext<'_>| authorize(&names, &context))).map_err(sql)?;
-        Ok(Reader { path, connection, schema })
+        let reader = Reader { path, connection, schema };
+        reader.leash().map_err(|error| StoreError::from_sqlite(&reader.path, &error))?;
+        Ok(reader)
+    }
+
+    fn leash(&self) -> rusqlite::Result<()> {
+        let names: BTreeSet<String> = self.schema.keys().cloned().collect();
+        self.connection.authorizer(Some(move |context: AuthContext<'_>| authorize(&names, &context)))
     }
 
     /// The file.
@@ -202,6 +207,55 @@ impl Reader {
         let columns = used.iter().map(|(table, columns)| format!("{table} has {}", columns.join(", ")));
         let columns = columns.collect::<Vec<_>>().join("; ");
         (!columns.is_empty()).then(|| format!("{near}{columns}"))
+    }
+}
+
+/// An empty database in memory, for the unit tests of rules: rows are put in by SQL, and rules ask it on the same leash as
+/// in real life.
+#[derive(Debug)]
+pub struct Sandbox {
+    reader: Reader,
+}
+
+impl Sandbox {
+    /// A new one, with soakd's schema.
+    pub fn new() -> Result<Sandbox, StoreError> {
+        let path = PathBuf::from(":memory:");
+        let sql = |error: rusqlite::Error| StoreError::from_sqlite(Path::new(":memory:"), &error);
+        let mut connection = Connection::open_in_memory().map_err(sql)?;
+        open::migrate(&path, &mut connection)?;
+        let schema = read_schema(&connection).map_err(sql)?;
+        let reader = Reader { path, connection, schema };
+        reader.leash().map_err(sql)?;
+        Ok(Sandbox { reader })
+    }
+
+    /// What rules ask.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Puts rows in: any number of statements, with the parameters bound in each.
+    pub fn execute(&self, sql: &str, params: &[(&str, Value)]) -> Result<(), String> {
+        let connection = &self.reader.connection;
+        let unleashed = connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>);
+        let done = unleashed.map_err(|error| error.to_string()).and_then(|()| self.execute_each(sql, params));
+        self.reader.leash().map_err(|error| error.to_string())?;
+        done
+    }
+
+    fn execute_each(&self, sql: &str, params: &[(&str, Value)]) -> Result<(), String> {
+        use rusqlite::fallible_iterator::FallibleIterator;
+        let mut batch = rusqlite::Batch::new(&self.reader.connection, sql);
+        while let Some(mut statement) = batch.next().map_err(|error| error.to_string())? {
+            bind(&mut statement, params).map_err(|error| match error {
+                Ok(ours) => ours.to_string(),
+                Err(theirs) => theirs.to_string(),
+            })?;
+            statement.raw_execute().map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
 }
 

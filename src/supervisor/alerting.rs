@@ -59,6 +59,38 @@ pub struct AlertContext {
     pub digest_every_ms: Option<i64>,
 }
 
+impl AlertContext {
+    /// What the SQL of rules may use, as `rules::PARAMETERS` lists it.
+    #[must_use]
+    pub fn params(
+        &self,
+        now: UnixMillis,
+        elapsed_ms: i64,
+        last_tick: UnixMillis,
+        database_bytes: u64,
+    ) -> Vec<(&'static str, Value)> {
+        // An event that was recorded just before soakd was killed must still be seen when it is back.
+        let recent = (last_tick.0 - 60_000).min(now.0 - RECENT_MS);
+        vec![
+            (":run", json!(self.run_id)),
+            (":now_ms", json!(now.0)),
+            (":recent_ms", json!(recent)),
+            (":started_ms", json!(self.started.0)),
+            (":elapsed_ms", json!(elapsed_ms)),
+            (":duration_ms", json!(self.duration_ms)),
+            (":horizon_ms", json!(self.horizon_ms)),
+            (":tolerance_bytes", json!(self.tolerance_bytes)),
+            (":host", json!(self.host)),
+            (":database_bytes", json!(database_bytes)),
+            (":token_p95_max_us", json!(self.token_p95_max_us)),
+            (":first_token_p95_max_us", json!(self.first_token_p95_max_us)),
+            (":throughput_min", json!(self.throughput_min)),
+            (":canary_due_ms", json!(self.canary_due_ms)),
+            (":digest_every_ms", json!(self.digest_every_ms)),
+        ]
+    }
+}
+
 /// What one evaluation came to: for the progress display and the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TickReport {
@@ -133,7 +165,8 @@ impl Alerting {
     pub fn tick(&mut self, store: &mut Store, now: Now, moment: Moment) -> Result<TickReport, StoreError> {
         self.follow_clock(now);
         let elapsed_ms = (now.wall.0 - self.context.started.0 - store.gaps_ms(self.context.run_id)?).max(0);
-        let params = self.params(now.wall, elapsed_ms, store.size_bytes());
+        let last_tick = self.last_tick.unwrap_or(self.context.started);
+        let params = self.context.params(now.wall, elapsed_ms, last_tick, store.size_bytes());
         let found = self.evaluate(&params);
         let mut book = self.book.clone();
         for (alert_id, ack) in store.acknowledgements(self.context.run_id)? {
@@ -167,29 +200,6 @@ impl Alerting {
             self.book.shift(step);
             self.last_tick = self.last_tick.map(|at| UnixMillis(at.0 + step));
         }
-    }
-
-    fn params(&self, now: UnixMillis, elapsed_ms: i64, database_bytes: u64) -> Vec<(&'static str, Value)> {
-        let c = &self.context;
-        // An event that was recorded just before soakd was killed must still be seen when it is back.
-        let recent = self.last_tick.map_or(c.started.0, |at| at.0 - 60_000).min(now.0 - RECENT_MS);
-        vec![
-            (":run", json!(c.run_id)),
-            (":now_ms", json!(now.0)),
-            (":recent_ms", json!(recent)),
-            (":started_ms", json!(c.started.0)),
-            (":elapsed_ms", json!(elapsed_ms)),
-            (":duration_ms", json!(c.duration_ms)),
-            (":horizon_ms", json!(c.horizon_ms)),
-            (":tolerance_bytes", json!(c.tolerance_bytes)),
-            (":host", json!(c.host)),
-            (":database_bytes", json!(database_bytes)),
-            (":token_p95_max_us", json!(c.token_p95_max_us)),
-            (":first_token_p95_max_us", json!(c.first_token_p95_max_us)),
-            (":throughput_min", json!(c.throughput_min)),
-            (":canary_due_ms", json!(c.canary_due_ms)),
-            (":digest_every_ms", json!(c.digest_every_ms)),
-        ]
     }
 
     fn evaluate(&self, params: &[(&str, Value)]) -> Vec<Found> {
