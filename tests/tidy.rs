@@ -6,13 +6,19 @@ use std::path::{Path, PathBuf};
 
 /// A file that is longer has two subjects.
 const LINES_MAX: usize = 650;
+/// A kernel is one pipeline with its layouts; cutting it in two hides what it is.
+const KERNEL_LINES_MAX: usize = 800;
 /// `main.rs` turns arguments into an exit code and no more.
 const MAIN_LINES_MAX: usize = 40;
 /// Doors in the walls, each with its reason.
-const DOORS: [(&str, &str, &str); 2] = [
+const DOORS: [(&str, &str, &str); 3] = [
     ("src/cli/model.rs", "engine", "`model logits` and `model inspect` are the engine's own commands"),
-    ("src/cli/check.rs", "engine", "asks which back end and kernel variant this machine would use"),
+    ("src/cli/check/model.rs", "engine", "opens the model as the worker will"),
+    ("src/cli/internal_devices.rs", "engine", "asks which kernels this machine would use"),
 ];
+
+/// Files that measure durations and nothing else, where `clock` may not be imported.
+const STOPWATCHES: [(&str, &str); 1] = [("src/engine/cuda/bench.rs", "a benchmark; the engine imports nothing")];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -160,10 +166,12 @@ fn the_real_clock_has_one_home() {
     let clocks = ["SystemTime::now", "Instant::now", "Utc::now", "Local::now", "clock_gettime", "gettimeofday"];
     let mut complaints = Vec::new();
     for (path, text) in files("src", &["rs"]) {
-        if path == "src/clock.rs" {
+        if path == "src/clock.rs" || STOPWATCHES.iter().any(|(file, _)| *file == path) {
             continue;
         }
         for (line, code) in code(&text) {
+            // The runtime's timers are set by its own clock, which tests can pause.
+            let code = code.replace("tokio::time::Instant::now", "");
             for clock in clocks.iter().filter(|clock| code.contains(*clock)) {
                 complaints.push(format!("{path}:{line}: {clock} outside clock.rs; take `now` as an argument"));
             }
@@ -178,7 +186,11 @@ fn files_stay_readable() {
     for (path, text) in
         ["src", "tests", "benches", "kernels"].into_iter().flat_map(|f| files(f, &["rs", "cu", "cuh", "c"]))
     {
-        let limit = if path == "src/main.rs" { MAIN_LINES_MAX } else { LINES_MAX };
+        let limit = match path.as_str() {
+            "src/main.rs" => MAIN_LINES_MAX,
+            kernel if kernel.ends_with(".cu") => KERNEL_LINES_MAX,
+            _ => LINES_MAX,
+        };
         let lines = text.lines().count();
         if lines > limit {
             complaints.push(format!("{path}: {lines} lines, more than {limit}; it has two subjects"));

@@ -6,6 +6,7 @@ pub mod check;
 mod fleet;
 mod gate;
 pub mod internal_canary;
+pub mod internal_devices;
 pub mod internal_probe;
 pub mod internal_worker;
 pub mod mail;
@@ -82,6 +83,9 @@ enum Command {
     Check(check::Args),
     /// Judge a run by gates: go or no-go.
     Gate(gate::Args),
+    /// What CUDA says of this machine.
+    #[command(hide = true)]
+    InternalDevices(internal_devices::Args),
     /// The child that reads /proc and NVML.
     #[command(hide = true)]
     InternalProbe(internal_probe::Args),
@@ -133,6 +137,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::Analyze(args) => analyze::execute(&args),
         Command::Fleet(args) => fleet::execute(&args),
         Command::Check(args) => check::execute(&args),
+        Command::InternalDevices(args) => internal_devices::execute(&args),
         Command::InternalProbe(args) => internal_probe::execute(&args),
         Command::InternalCanary(args) => internal_canary::execute(&args),
         Command::InternalWorker(args) => return internal_worker::execute(&args),

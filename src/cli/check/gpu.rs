@@ -1,10 +1,14 @@
 //! The GPU: is there a driver, does NVML answer, is a card healthy and free. Asked through a probe process, so that a
 //! hung driver cannot hang this command.
 
+use super::super::internal_devices::CudaDevice;
 use super::Findings;
 use crate::config::{Backend, Config, Devices};
 use crate::probe::ask::ask_once;
 use crate::probe::protocol::{GpuAnswer, Gpus, Outcome, Setup};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 const CHECK: &str = "GPU";
@@ -27,7 +31,12 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
         }
     };
     match ask_once(&soakd, setup, &[], PATIENCE + Duration::from_secs(1)) {
-        Ok(readings) => judge(config, &readings.gpus, findings),
+        Ok(readings) => {
+            judge(config, &readings.gpus, findings);
+            if matches!(readings.gpus, Gpus::Present(_)) {
+                cuda(config, &soakd, findings);
+            }
+        }
         Err(error) => missing(config, &error, "look at dmesg; a driver that hangs needs a reboot", findings),
     }
 }
@@ -66,6 +75,57 @@ fn judge(config: &Config, gpus: &Gpus, findings: &mut Findings) {
             }
         }
     }
+}
+
+/// NVML sees a card; does CUDA, and which kernels would it run.
+fn cuda(config: &Config, soakd: &Path, findings: &mut Findings) {
+    let devices = match ask_cuda(soakd) {
+        Ok(devices) => devices,
+        Err(why) => {
+            let remedy =
+                "libcuda.so.1 must be there and match the kernel module; in a container, the driver's compute part";
+            return missing(config, &format!("CUDA cannot be used: {why}"), remedy, findings);
+        }
+    };
+    if devices.is_empty() {
+        return missing(config, "CUDA shows no device", "look at CUDA_VISIBLE_DEVICES", findings);
+    }
+    for device in devices.iter().filter(|device| wanted(&config.model.devices, device.ordinal)) {
+        let name = format!("CUDA device {}: {}, compute capability {}", device.ordinal, device.name, device.compute);
+        match (&device.kernels, &device.refusal) {
+            (Some(kernels), _) => findings.ok(CHECK, format!("{name}: kernels {kernels}")),
+            (None, why) => {
+                let why = why.as_deref().unwrap_or("no kernels for it");
+                missing(config, &format!("{name}: {why}"), "use another card", findings);
+            }
+        }
+    }
+}
+
+/// In a process of its own, which is left behind if the driver does not let it go.
+fn ask_cuda(soakd: &Path) -> Result<Vec<CudaDevice>, String> {
+    let (answer, answered) = mpsc::channel();
+    let child = Command::new(soakd)
+        .arg("internal-devices")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    std::thread::spawn(move || answer.send(child.wait_with_output()));
+    let output = match answered.recv_timeout(PATIENCE) {
+        Ok(output) => output.map_err(|error| error.to_string())?,
+        Err(_) => {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            return Err(format!("the driver did not answer within {} s", PATIENCE.as_secs()));
+        }
+    };
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("soakd: ").to_owned();
+        return Err(if words.is_empty() { format!("{}", output.status) } else { words });
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
 }
 
 fn wanted(devices: &Devices, ordinal: u32) -> bool {
