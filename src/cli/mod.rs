@@ -17,6 +17,7 @@ pub mod rules;
 pub mod run;
 pub mod runs;
 pub mod silence;
+pub mod status;
 pub mod unit_failed;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -97,6 +98,8 @@ enum Command {
     InternalWorker(internal_worker::Args),
     /// Soak this machine: run the load, watch every byte, and say whether memory drifts.
     Run(run::Args),
+    /// Where the newest run stands.
+    Status(status::Args),
     /// Write a synthetic model, look into a model file, or print logits.
     Model(model::Args),
     /// Take mails from the outbox to the mail server, and watch the supervisor.
@@ -142,6 +145,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::InternalCanary(args) => internal_canary::execute(&args),
         Command::InternalWorker(args) => return internal_worker::execute(&args),
         Command::Run(args) => run::execute(&args),
+        Command::Status(args) => status::execute(&args),
         Command::Model(args) => model::execute(&args),
         Command::Mail(args) => mail::execute(&args),
         Command::Gate(args) => gate::execute(&args),

@@ -72,6 +72,8 @@ pub enum CanaryState {
 /// All that the supervisor knows.
 #[derive(Debug)]
 pub struct Core {
+    /// First, for its reader must be closed before the store, which then can put the WAL away.
+    pub(super) alarms: Alarms,
     pub(super) config: Config,
     pub(super) params: Params,
     pub(super) ledger: Ledger,
@@ -85,7 +87,6 @@ pub struct Core {
     pub(super) counts: Counts,
     pub(super) work: Work,
     pub(super) probe: ProbeTalk,
-    pub(super) alarms: Alarms,
     pub(super) canary: CanaryState,
     pub(super) refused: Option<String>,
     pub(super) judgement: Option<Judgement>,
@@ -94,6 +95,8 @@ pub struct Core {
     pub(super) workers_planned: bool,
     pub(super) worker_ready: bool,
     sabotage: Vec<(i64, Sabotage)>,
+    /// The incarnation that was told to end itself; it is told nothing more.
+    sabotaged: Option<Life>,
     lives: u64,
     began: MonoMillis,
     look_at: MonoMillis,
@@ -143,6 +146,7 @@ impl Core {
             workers_planned: false,
             worker_ready: false,
             sabotage: beginning.sabotage,
+            sabotaged: None,
             lives: 0,
             began: now.mono,
             look_at: now.mono.plus(millis(config.run.look_every)),
@@ -493,9 +497,14 @@ impl Core {
         let ready = |c: &&Child| c.id.role == Role::Worker && matches!(c.state, ChildState::Running { .. });
         let Some(life) = self.children.iter().find(ready).and_then(|c| c.life) else { return };
         let due = |(at, _): &(i64, Sabotage)| *at <= uptime;
-        // One at a time: the second would find no worker that could do it.
+        if self.sabotaged == Some(life) {
+            return; // it is about to end: what comes next is for its successor
+        }
         if let Some(index) = self.sabotage.iter().position(due) {
             let (_, what) = self.sabotage.remove(index);
+            if !matches!(what, Sabotage::CorruptToken | Sabotage::FloodStderr { .. } | Sabotage::Leak { .. }) {
+                self.sabotaged = Some(life);
+            }
             out.push(Effect::ToWorker { life, order: ToWorker::Sabotage(what) });
         }
     }

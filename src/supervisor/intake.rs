@@ -461,6 +461,7 @@ impl Core {
             prompt_tokens: model.prompt_tokens as u32,
             answer_tokens: model.answer_tokens as u32,
             scenario,
+            beat_ms: self.config.worker.heartbeat.as_millis() as u64,
             golden: self.golden.clone(),
         }
     }

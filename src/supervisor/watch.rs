@@ -150,7 +150,9 @@ pub fn judge(looks: &[Look], params: Params, blind: Option<&str>) -> Judgement {
     let judged: Vec<&Look> = looks.iter().filter(|look| look.judged).collect();
     let worst = |verdict: Verdict| {
         let of_kind = judged.iter().copied().filter(move |look| look.finding.verdict == verdict);
-        of_kind.max_by(|a, b| reach(&a.finding).total_cmp(&reach(&b.finding)))
+        // Of equals, the worker is named first: it is what soaks.
+        let rank = |look: &Look| u8::from(look.key.role == Some(Role::Worker));
+        of_kind.max_by(|a, b| reach(&a.finding).total_cmp(&reach(&b.finding)).then(rank(a).cmp(&rank(b))))
     };
     let tolerance = megabytes(params.tolerance_bytes);
     let hours = params.horizon_s / 3_600.0;

@@ -13,13 +13,13 @@ use crate::model::sample::WorkReading;
 use crate::{clock, wire};
 use std::io::{Read, Write};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A beat a second, as the supervisor samples.
-const BEAT_US: i64 = 1_000_000;
+/// How long the writer sleeps at most before the plan says how often to beat.
+const BEAT_UNKNOWN_US: i64 = 1_000_000;
 /// Latencies are reported once a minute.
 const LATENCY_US: i64 = 60_000_000;
 /// How long a rest in `burst` or a drained loop sleeps between two looks at its orders.
@@ -52,6 +52,7 @@ enum Out {
 struct Shared {
     progress: AtomicU64,
     loaded: AtomicBool,
+    beat_us: AtomicI64,
     reading: Mutex<WorkReading>,
 }
 
@@ -139,6 +140,7 @@ fn work(
             took_ms: (clock::micros() - began_us) / 1_000,
         }),
     );
+    shared.beat_us.store((plan.beat_ms.max(1) * 1_000) as i64, Ordering::Relaxed);
     shared.loaded.store(true, Ordering::Release);
     let scenario = plan.scenario;
     let soak = Soak::new(plan.clone(), &opened.backend, facts.vocab);
@@ -304,7 +306,11 @@ fn write_out(mut output: impl Write, out: &Receiver<Out>, shared: &Shared, gone:
     loop {
         let now_us = clock::micros();
         if now_us >= beat_due_us {
-            beat_due_us = now_us.max(beat_due_us + BEAT_US);
+            let every_us = match shared.beat_us.load(Ordering::Relaxed) {
+                0 => BEAT_UNKNOWN_US,
+                known => known,
+            };
+            beat_due_us = now_us.max(beat_due_us + every_us);
             if shared.loaded.load(Ordering::Acquire) && write(&mut output, &beat(shared)).is_err() {
                 return gone();
             }

@@ -56,6 +56,8 @@ pub struct LoadPlan {
     pub answer_tokens: u32,
     /// How the load behaves.
     pub scenario: Scenario,
+    /// Between two beats, milliseconds.
+    pub beat_ms: u64,
     /// What the first loop gave, if an earlier incarnation of this run recorded it.
     pub golden: Vec<GoldenOutput>,
 }
@@ -195,7 +197,7 @@ pub enum FromWorker {
         /// Why, in prose.
         reason: String,
     },
-    /// Once a second, from a thread of its own. `progress` is what the inference loop counted: when it stands still while
+    /// Every `beat_ms`, from a thread of its own. `progress` is what the inference loop counted: when it stands still while
     /// beats go on, the loop hangs.
     Beat {
         /// Steps of the inference loop (a rest in `burst` steps too).

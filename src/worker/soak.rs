@@ -252,6 +252,7 @@ pub(crate) mod tests {
             prompt_tokens: 16,
             answer_tokens: 4,
             scenario: Scenario::Steady,
+            beat_ms: 100,
             golden: vec![],
         }
     }

@@ -1,0 +1,179 @@
+//! A `soakd run` of one's own, in a folder of its own, with limits short enough to see them reached.
+
+use rusqlite::{Connection, OpenFlags};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Far beyond what a loaded machine needs; reached only by a test that fails.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+const CONFIG: &str = r#"
+[run]
+duration = "1h"
+horizon = "1h"
+
+[model]
+model = "synthetic:tiny"
+backend = "cpu"
+prompts = 2
+prompt_tokens = 4
+answer_tokens = 4
+threads = 1
+
+[worker]
+hang_after = "12s"
+backoff_min = "200ms"
+crash_loop_limit = 3
+healthy_after = "1h"
+
+[probe]
+hang_after = "5s"
+"#;
+
+/// A run that is going on, or was.
+pub struct Soak {
+    folder: tempfile::TempDir,
+    process: Child,
+}
+
+impl Soak {
+    /// Starts a run with further `flags`.
+    pub fn start(flags: &[&str]) -> Soak {
+        let folder = tempfile::tempdir().expect("a folder");
+        // A test that breaks many workers in a row is not about the limit.
+        let config = if flags.len() > 6 {
+            CONFIG.replace("crash_loop_limit = 3", "crash_loop_limit = 9")
+        } else {
+            CONFIG.into()
+        };
+        std::fs::write(folder.path().join("soak.toml"), config).expect("written");
+        let process = spawn(folder.path(), flags);
+        Soak { folder, process }
+    }
+
+    /// Starts it again on the same database.
+    pub fn again(&mut self, flags: &[&str]) {
+        self.process = spawn(self.folder.path(), flags);
+    }
+
+    /// Another one on the same database while this one goes on: exit code and what it said.
+    pub fn beside(&self, flags: &[&str]) -> (i32, String) {
+        once(self.folder.path(), flags)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn supervisor(&self) -> i32 {
+        self.process.id().cast_signed()
+    }
+
+    /// Both outputs so far.
+    pub fn said(&self) -> String {
+        let read = |name| std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+        format!("{}\n{}", read("stdout"), read("stderr"))
+    }
+
+    /// The process id of the newest life of `role`.
+    pub fn pid(&self, role: &str) -> i32 {
+        let sql = format!(
+            "SELECT pid FROM process WHERE role = '{role}' AND ended_unix_ms IS NULL ORDER BY process_id DESC LIMIT 1"
+        );
+        i32::try_from(self.number(&sql)).expect("a process id")
+    }
+
+    pub fn kill(&self, pid: i32, signal: i32) {
+        let signal = nix::sys::signal::Signal::try_from(signal).expect("a signal");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("the process is there");
+    }
+
+    /// Ctrl-C, and the exit code.
+    pub fn interrupt(&mut self) -> i32 {
+        self.kill(self.supervisor(), nix::libc::SIGINT);
+        self.wait()
+    }
+
+    /// Waits for the end; -1 for a signal.
+    pub fn wait(&mut self) -> i32 {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().expect("our child") {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(started.elapsed() < PATIENCE, "it does not end: {}", self.said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until `sql` gives 1.
+    pub fn until(&self, sql: &str) {
+        self.wait_for(sql, || self.try_number(sql) == Some(1));
+    }
+
+    pub fn wait_for(&self, what: &str, done: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !done() {
+            let log = || self.try_text("SELECT group_concat(kind || ': ' || summary, char(10)) FROM event");
+            assert!(started.elapsed() < PATIENCE, "waited in vain for {what}\n{}\n{:?}", self.said(), log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    pub fn number(&self, sql: &str) -> i64 {
+        self.wait_for(sql, || self.try_number(sql).is_some());
+        self.try_number(sql).expect("it was there")
+    }
+
+    pub fn text(&self, sql: &str) -> String {
+        self.try_text(sql).expect("one row of text")
+    }
+
+    fn try_number(&self, sql: &str) -> Option<i64> {
+        self.open()?.query_row(sql, [], |row| row.get(0)).ok()
+    }
+
+    fn try_text(&self, sql: &str) -> Option<String> {
+        self.open()?.query_row(sql, [], |row| row.get(0)).ok()
+    }
+
+    fn open(&self) -> Option<Connection> {
+        let path = self.folder.path().join("soak.db");
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()
+    }
+}
+
+impl Drop for Soak {
+    fn drop(&mut self) {
+        let _ = self.process.kill(); // it has ended, unless the test fails
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(folder: &Path, flags: &[&str]) -> Child {
+    let file = |name| std::fs::File::create(folder.join(name)).expect("a file");
+    Command::new(env!("CARGO_BIN_EXE_soakd"))
+        .arg("run")
+        .args(flags)
+        .current_dir(folder)
+        .env_remove("JOURNAL_STREAM")
+        .stdin(Stdio::null())
+        .stdout(file("stdout"))
+        .stderr(file("stderr"))
+        .spawn()
+        .expect("soakd starts")
+}
+
+/// A run that is expected to end by itself: exit code and what it said on stderr.
+pub fn once(folder: &Path, flags: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_soakd")).arg("run").args(flags).current_dir(folder).output();
+    let output = output.expect("soakd starts");
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Whether there is such a process that still runs: a zombie that nobody buries is as good as gone.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
