@@ -158,3 +158,69 @@ fn pages_to_look_at() {
             .expect("written");
     }
 }
+
+fn soakd(args: &[&str]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_soakd")).args(args).output().expect("soakd starts")
+}
+
+#[test]
+fn compare_claims_from_replicates_and_refuses_to_from_one_run_each() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    for seed in 1..=6 {
+        let tokens_per_s = if seed <= 3 { 81.0 } else { 74.0 } + seed as f64 * 0.1;
+        history::write(&path, Script { seconds: 1_800, every: 10, crash: false, seed, tokens_per_s, ..SHORT });
+    }
+    let db = path.to_str().expect("utf-8");
+    let one = soakd(&["compare", "1", "4", "--db", db]);
+    let said = String::from_utf8_lossy(&one.stdout);
+    assert_eq!(one.status.code(), Some(3), "{said}");
+    assert!(said.contains("Nothing is claimed") && !said.contains("worse\n"), "{said}");
+    let many = soakd(&["compare", "1,2,3", "4,5,6", "--db", db, "--format", "json"]);
+    let json: Value = serde_json::from_slice(&many.stdout).expect("json");
+    let speed = json["comparisons"]
+        .as_array()
+        .expect("list")
+        .iter()
+        .find(|c| c["metric"] == "throughput_tokens_per_s")
+        .expect("there");
+    assert_eq!(many.status.code(), Some(1), "seven tokens a second less is worse");
+    assert_eq!(speed["worse"], true);
+    assert!(speed["difference_ci95"][1].as_f64().expect("number") < 0.0, "{speed}");
+    let same = soakd(&["compare", "1,3", "2", "--db", db]);
+    assert_eq!(same.status.code(), Some(3), "one run in the second group");
+    let wrong = soakd(&["compare", "1", "x", "--db", db]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn gate_judges_and_its_exit_code_says_so() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    history::write(&path, SHORT);
+    let db = path.to_str().expect("utf-8");
+    let roadmap = soakd(&["gate", "--db", db, "--format", "json"]);
+    assert_eq!(roadmap.status.code(), Some(1), "a crash, and two hours are not 48");
+    let results: Value = serde_json::from_slice(&roadmap.stdout).expect("json");
+    let outcome = |metric: &str| {
+        results
+            .as_array()
+            .expect("list")
+            .iter()
+            .find(|g| g["metric"] == metric)
+            .map(|g| g["outcome"].clone())
+            .expect("there")
+    };
+    assert_eq!(
+        (outcome("crashes"), outcome("token_p95_ms"), outcome("drift_bytes")),
+        ("fail".into(), "pass".into(), "pass".into())
+    );
+    let mine = folder.path().join("gates.toml");
+    std::fs::write(&mine, "[[gate]]\nname = \"slow\"\nmetric = \"token_p95_ms\"\nat_most = 100\n").expect("written");
+    let gates = mine.to_str().expect("utf-8");
+    assert_eq!(soakd(&["gate", "--db", db, "--gates", gates]).status.code(), Some(0));
+    assert_eq!(soakd(&["gate", "7", "--db", db]).status.code(), Some(2), "no such run");
+    let report = soakd(&["report", "--db", db, "--format", "json"]);
+    let json: Value = serde_json::from_slice(&report.stdout).expect("json");
+    assert_eq!(json["run"]["run_id"], 1);
+}

@@ -5,6 +5,7 @@
 
 mod bank;
 mod blocks;
+pub mod compare;
 pub mod fleet;
 mod posterior;
 mod regression;

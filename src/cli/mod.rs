@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod analyze;
 pub mod check;
+mod compare;
 mod fleet;
 mod gate;
 pub mod internal_canary;
@@ -82,6 +83,8 @@ enum Command {
     Fleet(fleet::Args),
     /// Find everything that would stop a 48 h run, before it starts.
     Check(check::Args),
+    /// Did it get worse? Replicated runs, group against group.
+    Compare(compare::Args),
     /// Judge a run by gates: go or no-go.
     Gate(gate::Args),
     /// What CUDA says of this machine.
@@ -148,6 +151,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::Status(args) => status::execute(&args),
         Command::Model(args) => model::execute(&args),
         Command::Mail(args) => mail::execute(&args),
+        Command::Compare(args) => compare::execute(&args),
         Command::Gate(args) => gate::execute(&args),
         Command::Report(args) => report::execute(&args),
         Command::UnitFailed(args) => unit_failed::execute(&args),

@@ -163,6 +163,12 @@ pub fn metric(name: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|m| m.name == name)
 }
 
+/// The figure of a run; `None` if not measured.
+#[must_use]
+pub fn read(metric: &Metric, facts: &RunFacts) -> Option<f64> {
+    (metric.read)(facts)
+}
+
 fn watched(facts: &RunFacts) -> bool {
     facts.uptime.elapsed_ms > facts.uptime.unwatched_ms
 }
@@ -244,7 +250,9 @@ pub fn margin(gate: &Gate, value: f64) -> Option<f64> {
     }
 }
 
-fn write(gate: &Gate, value: f64) -> String {
+/// A value of the gate's figure as people read it.
+#[must_use]
+pub fn write(gate: &Gate, value: f64) -> String {
     match metric(&gate.metric).map(|m| m.measure) {
         Some(Measure::Bytes) => bytes(value),
         Some(Measure::Millis) => format!("{value:.1} ms"),
