@@ -110,7 +110,9 @@ impl Book {
     ) {
         let now = scene.now;
         let known = self.alerts.get(print);
-        if known.is_none_or(|alert| alert.state == AlertState::Resolved) {
+        if known.is_some_and(|alert| alert.state == AlertState::Resolved && !alert.settled) {
+            self.reopen(print, now, changes);
+        } else if known.is_none_or(|alert| alert.state == AlertState::Resolved) {
             let alert = self.begin(rule, labels, print, now);
             if rule.for_ms > 0 {
                 let reason = format!("pending: must be true for {} before it fires", span(rule.for_ms));
@@ -173,6 +175,18 @@ impl Book {
             description: String::new(),
             runbook: String::new(),
         }
+    }
+
+    /// Nobody has been told of its end yet, or not even of its beginning: then it has not ended. A new episode would take the
+    /// place of one that is still to be told.
+    fn reopen(&mut self, print: &str, now: UnixMillis, changes: &mut Changes) {
+        let Some(alert) = self.alerts.get_mut(print) else { return };
+        alert.state = AlertState::Firing;
+        alert.resolved = None;
+        alert.fires.retain(|at| now.0 - at.0 < FLAP_WINDOW_MS);
+        alert.fires.push(now);
+        changes.hold(alert, "true again before its end was told: counts as one".into());
+        changes.began(print);
     }
 
     fn row_is_gone(&mut self, rule: &Rule, print: &str, now: UnixMillis, changes: &mut Changes) {
@@ -265,10 +279,11 @@ impl Changes {
     }
 
     fn into_step(self, book: &mut Book) -> Step {
-        for decision in &self.decisions {
-            let alert = book.alerts.values_mut().find(|alert| Some(alert.alert_id) == decision.alert_id);
-            if let Some(alert) = alert {
-                alert.last_reason.clone_from(&decision.reason);
+        let reasons: BTreeMap<i64, &String> =
+            self.decisions.iter().filter_map(|decision| Some((decision.alert_id?, &decision.reason))).collect();
+        for alert in book.alerts.values_mut() {
+            if let Some(reason) = reasons.get(&alert.alert_id) {
+                alert.last_reason.clone_from(reason);
             }
         }
         let changed = self.touched.keys().filter_map(|print| book.alerts.get(print).cloned()).collect();

@@ -10,9 +10,12 @@ mod error;
 mod facts;
 mod facts_series;
 mod fleet;
+#[doc(hidden)] // for tests and benchmarks
+pub mod generate;
 mod open;
 mod outbox;
 mod read;
+mod reserve;
 mod samples;
 pub mod sql;
 mod write;
@@ -46,6 +49,7 @@ pub struct Store {
     connection: Connection,
     durability: Durability,
     rollups: samples::Rollups,
+    reserve: reserve::Reserve,
     /// Dropped last: the kernel lets the next supervisor in only when all else is closed.
     _lock: Option<std::fs::File>,
 }
@@ -56,12 +60,17 @@ impl Store {
         let path = path.as_ref().to_path_buf();
         let opened = open::open(&path, mode)?;
         let rollups = samples::Rollups::default();
+        let reserve = match mode {
+            Mode::Write => reserve::Reserve::take(&path),
+            Mode::Join | Mode::ReadOnly => reserve::Reserve::without(&path),
+        };
         let mut store = Store {
             path,
             mode,
             connection: opened.connection,
             durability: Durability::Full,
             rollups,
+            reserve,
             _lock: opened.lock,
         };
         if mode == Mode::Write {
@@ -89,9 +98,12 @@ impl Store {
     }
 
     /// Runs `work` in one transaction that is on the disk when this returns. All or nothing: an error of `work` rolls
-    /// everything back. It may be called twice (after room was made on a full disk), hence `Fn`.
+    /// everything back. On a full disk the reserve is given up and `work` called a second time, hence `Fn`.
     pub fn record<T>(&mut self, work: impl Fn(&Writing) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.transact(Durability::Full, &work)
+        match self.transact(Durability::Full, &work) {
+            Err(error) if error.is_disk_full() && self.reserve.spend() => self.transact(Durability::Full, &work),
+            done => done,
+        }
     }
 
     /// As [`Store::record`], but a power cut may take it: for what will be written again soon anyway.

@@ -113,8 +113,12 @@ fn keys(batch: &SampleBatch) -> impl Iterator<Item = (Source, i64, UnixMillis)> 
 }
 
 impl Store {
-    /// Writes a batch in one transaction at `NORMAL`. On an error nothing of it is written.
+    /// Writes a batch in one transaction at `NORMAL`. On an error nothing of it is written. While the disk is so full that the
+    /// reserve had to be given up for an event, samples are refused: they come last.
     pub fn append(&mut self, batch: &SampleBatch) -> Result<(), StoreError> {
+        if !self.reserve.is_whole() {
+            return Err(StoreError::DiskFull { path: self.path.clone() });
+        }
         let completed = self.rollups.completed_by(batch);
         self.transact(Durability::Normal, &|to| {
             insert(to, batch)?;

@@ -124,3 +124,127 @@ fn a_crash_is_mailed_once_and_a_restart_does_not_mail_it_again() {
         ["hold: waits 10 s for more of its group", "send: began to fire", "hold: ended; its rule sends no RESOLVED",]
     );
 }
+
+#[test]
+fn ten_thousand_crashes_are_one_mail_and_a_bounded_outbox() {
+    let mut bench = Bench::new();
+    let mut alerting = bench.alerting();
+    alerting.tick(&mut bench.store, at(0), Moment::Regular).expect("tick");
+    let (run_id, worker) = (bench.run_id, bench.worker);
+    let crash = |n: i64| Event {
+        at: UnixMillis(START + 20_000 + n),
+        kind: EventKind::GoldenMismatch,
+        severity: EventSeverity::Error,
+        process_id: Some(worker),
+        device_id: None,
+        summary: format!("prompt {n} gave another output"),
+        detail: json!({}),
+    };
+    bench.store.record(|to| (0..10_000).try_for_each(|n| to.event(run_id, &crash(n)).map(|_| ()))).expect("events");
+    let rules = "[[rule]]\nname = \"each\"\nseverity = \"page\"\nrepeat = \"1h\"\nsummary = \"{{ n }}\"\n\
+         sql = \"SELECT CAST(event_id AS TEXT) AS n FROM event WHERE run_id = :run AND kind = 'golden_mismatch'\"\n";
+    let mut all = RuleSet::builtin();
+    all.rules.extend(RuleSet::parse("storm.toml", rules).expect("rule").rules);
+    alerting.replace_rules(all);
+    for seconds in (30..600).step_by(90) {
+        let report = alerting.tick(&mut bench.store, at(seconds), Moment::Regular).expect("tick");
+        assert_eq!(report.failed, [], "at {seconds}");
+    }
+    let mails = bench.rows("SELECT json_extract(labels, '$.rule') AS rule, length(body_text) FROM v_mails ORDER BY 1");
+    let names: Vec<&str> = mails.iter().filter_map(|row| row[0].as_str()).collect();
+    assert_eq!(
+        names,
+        ["each", "golden_mismatch"],
+        "the shipped rule sums up, and so does the mail of a rule that does not"
+    );
+    assert!(mails.iter().all(|row| row[1].as_i64().is_some_and(|chars| chars < 20_000)), "{mails:?}");
+    assert_eq!(bench.rows("SELECT count(*) FROM alert WHERE rule = 'each' AND state = 'firing'"), [[json!(10_000)]]);
+    let decisions = bench.rows("SELECT count(*) FROM alert_decision");
+    assert_eq!(decisions, [[json!(20_002)]], "a hold and a send for each alert");
+}
+
+#[test]
+fn a_reload_with_a_mistake_keeps_the_old_rules_and_says_where() {
+    let bench = Bench::new();
+    let mut alerting = bench.alerting();
+    let path = bench._folder.path().join("mine.toml");
+    let good = "[[rule]]\nname = \"mine\"\nseverity = \"info\"\nsummary = \"{{ x }}\"\nsql = \"SELECT 'a' AS x\"\n";
+    std::fs::write(&path, good).expect("write");
+    let sources = RuleSources { builtin: true, files: vec![path.clone()] };
+    let with_mine = alerting.reload(&sources).expect("good");
+    assert_eq!(with_mine, RuleSet::builtin().rules.len() + 1);
+    for (from, to, words) in [
+        ("SELECT 'a' AS x", "SELECT a FROM v_memry", "Did you mean v_memory?"),
+        ("SELECT 'a' AS x", "SELECT 'a' AS y", "uses x, which its SQL does not return"),
+        ("SELECT 'a' AS x", "DELETE FROM run", "not authorized"),
+        ("\"info\"", "\"loud\"", "mine.toml:3: \"loud\" is no severity"),
+    ] {
+        std::fs::write(&path, good.replace(from, to)).expect("write");
+        let faults = alerting.reload(&sources).expect_err(to);
+        assert!(faults[0].to_string().contains(words), "{to}: {}", faults[0]);
+        assert!(faults[0].to_string().contains("mine.toml:"), "{}", faults[0]);
+        assert_eq!(alerting.rules().rules.len(), with_mine);
+        assert_eq!(alerting.rules().get("mine").expect("kept").sql, "SELECT 'a' AS x");
+    }
+}
+
+#[test]
+fn an_event_recorded_just_before_a_long_outage_is_still_mailed() {
+    let mut bench = Bench::new();
+    let mut alerting = bench.alerting();
+    alerting.tick(&mut bench.store, at(0), Moment::Regular).expect("tick");
+    bench.event(20, EventKind::WorkerCrash);
+    drop(alerting); // killed before it looked, and down for five hours
+    let mut again = bench.alerting();
+    for seconds in [18_000, 18_015, 18_030, 18_045] {
+        again.tick(&mut bench.store, at(seconds), Moment::Regular).expect("tick");
+    }
+    assert_eq!(bench.rows("SELECT count(*) FROM outbox WHERE kind = 'alert'"), [[json!(1)]]);
+}
+
+#[test]
+fn a_stepped_wall_clock_moves_the_book_along() {
+    let mut bench = Bench::new();
+    let mut alerting = bench.alerting();
+    bench.store.append(&low_disk(bench.run_id, 0)).expect("sample");
+    alerting.tick(&mut bench.store, at(0), Moment::Regular).expect("tick");
+    let stepped = |seconds: i64| Now { wall: UnixMillis(at(seconds).wall.0 + 7_200_000), mono: at(seconds).mono };
+    let report = alerting.tick(&mut bench.store, stepped(30), Moment::Regular).expect("tick");
+    assert_eq!((report.pending, report.firing), (1, 0), "half a minute of two has passed, whatever the wall says");
+    let report = alerting.tick(&mut bench.store, stepped(130), Moment::Regular).expect("tick");
+    assert_eq!((report.pending, report.firing), (0, 1));
+}
+
+fn low_disk(run_id: i64, seconds: i64) -> crate::model::sample::SampleBatch {
+    let reading = crate::model::sample::HostReading { disk_free_bytes: Some(500_000_000), ..Default::default() };
+    crate::model::sample::SampleBatch { hosts: vec![(run_id, at(seconds).wall, reading)], ..Default::default() }
+}
+
+#[test]
+fn silences_and_acknowledgements_of_other_processes_are_seen() {
+    let mut bench = Bench::new();
+    let mut alerting = bench.alerting();
+    bench.store.append(&low_disk(bench.run_id, 0)).expect("sample");
+    let mut other = Store::open(bench.store.path(), Mode::Join).expect("another process");
+    let silence = crate::model::alert::Silence {
+        silence_id: 0,
+        rule: Some("disk_low".into()),
+        labels: std::collections::BTreeMap::new(),
+        from: at(0).wall,
+        until: at(600).wall,
+        why: "moving data".into(),
+        who: "ada".into(),
+    };
+    other.record(|to| to.put_silence(&silence)).expect("silence");
+    for seconds in [0, 130, 300] {
+        alerting.tick(&mut bench.store, at(seconds), Moment::Regular).expect("tick");
+    }
+    assert_eq!(bench.rows("SELECT count(*) FROM outbox"), [[json!(0)]]);
+    let reasons = bench.rows("SELECT reason FROM alert_decision ORDER BY decision_id DESC LIMIT 1");
+    assert_eq!(reasons, [[json!("silenced (#1) by ada: moving data")]]);
+    alerting.tick(&mut bench.store, at(601), Moment::Regular).expect("tick");
+    assert_eq!(bench.rows("SELECT count(*) FROM outbox"), [[json!(1)]], "the silence is over");
+    assert!(other.record(|to| to.acknowledge(1, at(610).wall, "ada")).expect("ack"));
+    alerting.tick(&mut bench.store, at(5 * 3_600), Moment::Regular).expect("tick");
+    assert_eq!(bench.rows("SELECT count(*) FROM outbox"), [[json!(1)]], "four hours later: not repeated");
+}
