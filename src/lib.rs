@@ -19,6 +19,7 @@
 //! | `engine` | GGUF, one forward pass, a CPU and a CUDA back end (sole user of cudarc) | nothing |
 //! | `worker` | the child process and its protocol | engine, wire, clock, model |
 //! | `probe` | NVML, /proc and cgroup readings; absent and failed are different outcomes | wire, model |
+//! | `target` | the child that keeps the user's own process under soak, and the load on it | worker, probe, wire, clock, model |
 //! | `store` | the only user of SQLite; one writer | model |
 //! | `mail` | outbox row → delivered, retry or permanent failure | model |
 //! | `supervisor` | the event loop: wait, decide, act | all but cli and engine |
@@ -45,6 +46,8 @@ pub mod engine;
 pub mod worker;
 
 pub mod probe;
+
+pub mod target;
 
 pub mod store;
 

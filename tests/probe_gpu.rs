@@ -91,7 +91,8 @@ impl Probe {
 
     fn tick_on(&mut self, pids: &[i32]) -> Readings {
         self.tick += 1;
-        let processes = pids.iter().map(|pid| Watched { pid: *pid }).collect();
+        let processes =
+            pids.iter().map(|pid| Watched { pid: *pid, tree: soakd::probe::protocol::Tree::default() }).collect();
         self.send(&ToProbe::Tick(Tick { tick: self.tick, processes, read_pss: true }));
         match self.receive() {
             FromProbe::Readings(readings) => {

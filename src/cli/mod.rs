@@ -9,6 +9,7 @@ mod gate;
 pub mod internal_canary;
 pub mod internal_devices;
 pub mod internal_probe;
+pub mod internal_target;
 pub mod internal_worker;
 pub mod mail;
 pub mod model;
@@ -99,6 +100,9 @@ enum Command {
     /// The child that does inference.
     #[command(hide = true)]
     InternalWorker(internal_worker::Args),
+    /// The child that keeps the user's own process under soak.
+    #[command(hide = true)]
+    InternalTarget(internal_target::Args),
     /// Soak this machine: run the load, watch every byte, and say whether memory drifts.
     Run(run::Args),
     /// Where the newest run stands.
@@ -147,6 +151,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::InternalProbe(args) => internal_probe::execute(&args),
         Command::InternalCanary(args) => internal_canary::execute(&args),
         Command::InternalWorker(args) => return internal_worker::execute(&args),
+        Command::InternalTarget(args) => return internal_target::execute(&args),
         Command::Run(args) => run::execute(&args),
         Command::Status(args) => status::execute(&args),
         Command::Model(args) => model::execute(&args),

@@ -24,6 +24,9 @@ use std::time::Duration;
   soakd run --backend cpu --scenario churn    load and unload the model again and again
   soakd run --config /etc/soakd/soak.toml     as `systemctl start soakd` does it
   soakd run --fresh                           leave an unfinished run and begin a new one
+  soakd run --load openai:http://127.0.0.1:8000/v1 -- vllm serve MODEL
+                                              start your own server, drive it, and measure its process tree
+  soakd run --pid 4711                        watch a process that already runs
 
 Ctrl-C ends a run with a verdict on what it saw; a second Ctrl-C ends at once, and the next start goes on.
 
@@ -72,6 +75,21 @@ pub struct Args {
     /// Tokens decoded for each prompt
     #[arg(long, value_name = "N")]
     answer_tokens: Option<i64>,
+    /// Watch a process that already runs, with all that descends from it, instead of the built-in loop
+    #[arg(long, value_name = "PID", conflicts_with_all = ["unit", "command"])]
+    pid: Option<i64>,
+    /// Watch a systemd unit
+    #[arg(long, value_name = "NAME", conflicts_with = "command")]
+    unit: Option<String>,
+    /// Drive the target: openai:http://127.0.0.1:8000/v1, openai-chat:URL, command:TEXT or none
+    #[arg(long, value_name = "LOAD")]
+    load: Option<String>,
+    /// Requests per second; without it, --streams at a time
+    #[arg(long, value_name = "N")]
+    rate: Option<f64>,
+    /// Compare each answer with the first one to the same prompt
+    #[arg(long)]
+    golden: bool,
     /// Begin a new run even if there is an unfinished one
     #[arg(long)]
     fresh: bool,
@@ -81,6 +99,9 @@ pub struct Args {
     /// Damage on purpose, for tests: WHAT@TIME, as JSON of the protocol and a time of uptime
     #[arg(long, hide = true, value_parser = sabotage)]
     inject: Vec<(i64, Sabotage)>,
+    /// Your own server or daemon, to start and soak instead of the built-in loop
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
 }
 
 /// Soaks until the run is over.
@@ -114,6 +135,12 @@ fn configuration(args: &Args) -> Result<Config, CannotStart> {
         threads: args.threads,
         prompt_tokens: args.prompt_tokens,
         answer_tokens: args.answer_tokens,
+        command: (!args.command.is_empty()).then(|| args.command.clone()),
+        pid: args.pid,
+        unit: args.unit.clone(),
+        load: args.load.clone(),
+        rate_per_s: args.rate,
+        golden: args.golden.then_some(true),
     };
     let config = config::load(args.config.as_deref()).map_err(CannotStart::because)?;
     config.with(overrides).map_err(CannotStart::because)

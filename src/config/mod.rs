@@ -10,6 +10,7 @@ mod overrides;
 pub mod raw;
 mod resolve;
 mod resolved;
+mod target;
 pub mod units;
 mod validate;
 
@@ -19,6 +20,7 @@ pub use resolved::{
     Alerts, Backend, Burst, Canary, Churn, Config, Devices, Mail, Mailer, MailerRunsAs, Model, Probe, Run, Scenario,
     Source, Tls, Transport, Variant, Worker,
 };
+pub use target::Target;
 
 use std::path::Path;
 

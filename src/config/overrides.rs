@@ -35,6 +35,18 @@ pub struct Overrides {
     pub prompt_tokens: Option<i64>,
     /// `--answer-tokens`.
     pub answer_tokens: Option<i64>,
+    /// What follows `--`.
+    pub command: Option<Vec<String>>,
+    /// `--pid`.
+    pub pid: Option<i64>,
+    /// `--unit`.
+    pub unit: Option<String>,
+    /// `--load`.
+    pub load: Option<String>,
+    /// `--rate`.
+    pub rate_per_s: Option<f64>,
+    /// `--golden`.
+    pub golden: Option<bool>,
 }
 
 /// Puts `$given` into `$field` and remembers which key the flag stands for.
@@ -64,6 +76,12 @@ impl Config {
         over!(flags, given.threads, self.model.threads, "--threads", "model.threads");
         over!(flags, given.prompt_tokens, self.model.prompt_tokens, "--prompt-tokens", "model.prompt_tokens");
         over!(flags, given.answer_tokens, self.model.answer_tokens, "--answer-tokens", "model.answer_tokens");
+        over!(flags, given.command, self.target.command, "COMMAND", "target.command");
+        over!(flags, given.pid, self.target.pid, "--pid", "target.pid");
+        over!(flags, given.unit, self.target.unit, "--unit", "target.unit");
+        over!(flags, given.load, self.target.load, "--load", "target.load");
+        over!(flags, given.rate_per_s, self.target.rate_per_s, "--rate", "target.rate_per_s");
+        over!(flags, given.golden, self.target.golden, "--golden", "target.golden");
         let mut problems = validate::problems(&self, |_| None);
         for problem in &mut problems {
             if let Some((_, flag)) = flags.iter().find(|(key, _)| *key == problem.key) {

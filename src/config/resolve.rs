@@ -15,6 +15,7 @@ pub fn resolve(name: &str, text: &str, base: &Path) -> Result<Config, ConfigErro
         source: Source::Embedded,
         run: run(&mut document),
         model: model(&mut document, base),
+        target: target(&mut document),
         churn: churn(&mut document),
         burst: burst(&mut document),
         worker: worker(&mut document),
@@ -79,6 +80,20 @@ fn model(document: &mut Document<'_>, base: &Path) -> Model {
         model.model = beside(base, &model.model).to_string_lossy().into_owned();
     }
     model
+}
+
+fn target(document: &mut Document<'_>) -> super::Target {
+    let (mut target, mut section) = (super::Target::default(), document.section("target"));
+    section.texts("command", &mut target.command);
+    section.integer_or("pid", "none", 1..=4_194_304, &mut target.pid);
+    section.text_or_none("unit", &mut target.unit);
+    section.text("load", &mut target.load);
+    section.text_or_none("model", &mut target.model);
+    section.number_or_none("rate_per_s", &mut target.rate_per_s);
+    section.flag("golden", &mut target.golden);
+    section.duration("stall", &mut target.stall);
+    section.finish();
+    target
 }
 
 fn churn(document: &mut Document<'_>) -> Churn {

@@ -39,6 +39,8 @@ pub struct Config {
     pub run: Run,
     /// `[model]`.
     pub model: Model,
+    /// `[target]`.
+    pub target: super::Target,
     /// `[churn]`: when scenario is churn.
     pub churn: Churn,
     /// `[burst]`: when scenario is burst.

@@ -15,6 +15,7 @@ pub fn problems(config: &Config, place: impl Fn(&str) -> Option<Place>) -> Vec<P
     model(config, &mut found);
     worker(config, &mut found);
     mail(&config.mail, &mut found);
+    target(config, &mut found);
     let mut problems: Vec<Problem> =
         found.0.into_iter().map(|(key, what, remedy)| Problem { place: place(&key), key, what, remedy }).collect();
     problems.sort_by_key(|problem| problem.place);
@@ -182,6 +183,37 @@ fn worker(config: &Config, found: &mut Found) {
         "it is too short: a busy disk would look like a death",
         "write \"2m\"",
     );
+}
+
+fn target(config: &Config, found: &mut Found) {
+    let target = &config.target;
+    found.unless(
+        target.ways() <= 1,
+        "target.command",
+        "command, pid and unit name different things to soak",
+        "give one of them",
+    );
+    let known =
+        ["openai:http://", "openai-chat:http://", "command:"].iter().any(|start| target.load.starts_with(start));
+    found.unless(
+        target.load == "none" || known,
+        "target.load",
+        format!("{:?} is no load", target.load),
+        "write \"none\", \"openai:http://127.0.0.1:8000/v1\", \"openai-chat:http://...\" or \"command:TEXT\"",
+    );
+    found.unless(
+        target.load == "none" || target.is_set(),
+        "target.load",
+        "there is load, but nothing to soak",
+        "give a command, --pid or --unit: the memory that counts is that of the server, not of the load",
+    );
+    found.unless(
+        target.rate_per_s.is_none_or(|rate| (0.001..=1_000.0).contains(&rate)),
+        "target.rate_per_s",
+        "it is out of range",
+        "write a number of requests per second from 0.001 to 1000, or \"none\"",
+    );
+    found.positive("target.stall", target.stall);
 }
 
 fn mail(mail: &Mail, found: &mut Found) {

@@ -1,6 +1,6 @@
 //! One question to a probe of its own, for commands that want readings once and must not hang with the driver.
 
-use super::protocol::{FromProbe, Readings, Setup, Tick, ToProbe, Watched};
+use super::protocol::{FromProbe, Readings, Setup, Tick, ToProbe, Tree, Watched};
 use crate::wire::{self, Decoder};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -20,7 +20,7 @@ pub fn ask_once(soakd: &Path, setup: Setup, pids: &[i32], patience: Duration) ->
         .spawn()
         .map_err(|error| format!("cannot start {} internal-probe: {error}", soakd.display()))?;
     let (mut stdin, mut stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-    let processes = pids.iter().map(|pid| Watched { pid: *pid }).collect();
+    let processes = pids.iter().map(|pid| Watched { pid: *pid, tree: Tree::default() }).collect();
     let mut question = wire::encode(&ToProbe::Start(setup));
     question.extend(wire::encode(&ToProbe::Tick(Tick { tick: 1, processes, read_pss: false })));
     let (answer, answered) = mpsc::channel();

@@ -4,8 +4,10 @@
 //! over a channel and given a moment; when it has not answered, the GPUs are [`Gpus::Silent`] and the rest goes out.
 
 use super::gpu::{self, GpuReadings};
-use super::protocol::{FromProbe, GpuEvent, GpuFailure, Gpus, Outcome, ProcessAnswer, Readings, Setup, Tick, ToProbe};
-use super::{cgroup, host, process};
+use super::protocol::{
+    FromProbe, GpuEvent, GpuFailure, Gpus, Outcome, ProcessAnswer, Readings, Setup, Tick, ToProbe, Tree, Watched,
+};
+use super::{cgroup, host, process, tree};
 use crate::wire::{self, Decoder};
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -70,18 +72,24 @@ impl Probe {
     fn read(&mut self, tick: &Tick) -> Readings {
         // The driver works while /proc is read.
         self.driver.ask();
-        let mut processes: Vec<ProcessAnswer> = tick
-            .processes
-            .iter()
-            .map(|watched| ProcessAnswer { pid: watched.pid, reading: process::read(watched.pid, tick.read_pss) })
-            .collect();
+        let trees: Vec<Vec<i32>> =
+            tick.processes.iter().map(|watched| tree::pids(watched.pid, &watched.tree)).collect();
+        let read = |(watched, pids): (&Watched, &Vec<i32>)| ProcessAnswer {
+            pid: watched.pid,
+            reading: match watched.tree {
+                Tree::Itself => process::read(watched.pid, tick.read_pss),
+                _ => tree::read(pids, tick.read_pss),
+            },
+        };
+        let mut processes: Vec<ProcessAnswer> = tick.processes.iter().zip(&trees).map(read).collect();
         let host = host::read(&self.setup.disk_path);
         let cgroup = cgroup::read(&self.cgroup);
         let GpuReadings { gpus, vram_bytes } = self.driver.answer(Duration::from_millis(self.setup.gpu_grace_ms));
-        for answer in &mut processes {
+        for (answer, pids) in processes.iter_mut().zip(&trees) {
             if let Outcome::Present(figures) = &mut answer.reading {
                 // A process that the driver does not list has no context, or another process id over there: not zero.
-                figures.reading.vram_bytes = vram_bytes.get(&answer.pid).copied();
+                let known = pids.iter().filter_map(|pid| vram_bytes.get(pid).copied());
+                figures.reading.vram_bytes = known.reduce(|a, b| a + b);
             }
         }
         let (gpu_events, gpu_events_dropped) = self.driver.events();

@@ -13,5 +13,6 @@ pub mod gpu;
 pub mod host;
 pub mod process;
 pub mod protocol;
+pub mod tree;
 
 pub use protocol::{FromProbe, Outcome, ToProbe};

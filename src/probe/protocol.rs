@@ -59,10 +59,28 @@ pub struct Tick {
 }
 
 /// A process to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watched {
     /// As the supervisor sees it.
     pub pid: i32,
+    /// Whose figures are its.
+    #[serde(default)]
+    pub tree: Tree,
+}
+
+/// Which processes' figures are summed in the answer for one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tree {
+    /// Its own.
+    #[default]
+    Itself,
+    /// Those of all that descend from it, without its own.
+    Below,
+    /// Those of another and of all that descend from that.
+    From(i32),
+    /// Those of all in a control group (a folder below /sys/fs/cgroup).
+    Group(PathBuf),
 }
 
 /// Probe to supervisor.

@@ -38,6 +38,8 @@ pub struct Facts {
     pub database: PathBuf,
     /// The configuration file, for the mailer; `None` for the embedded default.
     pub config: Option<PathBuf>,
+    /// Whether a target of the user's is soaked instead of the built-in loop.
+    pub target: bool,
     /// What the canary leaks.
     pub canary_bytes_per_second: u64,
 }
@@ -91,6 +93,7 @@ impl Alive {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("soakd");
         match child.role {
+            Role::Worker if self.facts.target => command.arg("internal-target"),
             Role::Worker => command.arg("internal-worker"),
             Role::Probe => command.arg("internal-probe"),
             Role::Canary => command

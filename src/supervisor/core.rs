@@ -94,6 +94,8 @@ pub struct Core {
     pub(super) closing: Option<MonoMillis>,
     pub(super) workers_planned: bool,
     pub(super) worker_ready: bool,
+    /// Of the unit under soak, if it is one.
+    pub(super) target_cgroup: Option<std::path::PathBuf>,
     sabotage: Vec<(i64, Sabotage)>,
     /// The incarnation that was told to end itself; it is told nothing more.
     sabotaged: Option<Life>,
@@ -145,6 +147,7 @@ impl Core {
             closing: None,
             workers_planned: false,
             worker_ready: false,
+            target_cgroup: config.target.unit.as_deref().and_then(|unit| crate::target::kept::unit_cgroup(unit).ok()),
             sabotage: beginning.sabotage,
             sabotaged: None,
             lives: 0,
@@ -271,6 +274,10 @@ impl Core {
     pub(super) fn plan_workers(&mut self, gpus: Option<u32>, now: Now) {
         use crate::config::{Backend, Devices};
         if std::mem::replace(&mut self.workers_planned, true) || self.phase != Phase::Soaking {
+            return;
+        }
+        if self.config.target.is_set() {
+            self.children.push(Child::new(Role::Worker, 0, worker_policy(&self.config), now.mono));
             return;
         }
         let ordinals: Vec<u32> = match (self.config.model.backend, &self.config.model.devices) {

@@ -9,7 +9,7 @@ use super::core::{Core, OURSELVES, millis};
 use super::event::{ChildId, Effect, Life};
 use super::ledger::Entry;
 use super::watch::Whose;
-use crate::config::Scenario as ConfiguredScenario;
+use crate::config::{Scenario as ConfiguredScenario, Target};
 use crate::lifecycle::child::ChildEvent;
 use crate::lifecycle::run::RunEvent;
 use crate::model::event::{Event as Happening, EventKind, EventSeverity};
@@ -17,9 +17,9 @@ use crate::model::process::{Golden, NewDevice};
 use crate::model::sample::{LatencyInterval, ProcessReading, Role, WorkReading};
 use crate::model::time::{MonoMillis, Now, UnixMillis};
 use crate::probe::protocol::{
-    FromProbe, GpuAnswer, GpuEvent, GpuEventKind, Gpus, Outcome, Readings, Setup, Tick, ToProbe, Watched,
+    FromProbe, GpuAnswer, GpuEvent, GpuEventKind, Gpus, Outcome, Readings, Setup, Tick, ToProbe, Tree, Watched,
 };
-use crate::worker::protocol::{FromWorker, GoldenOutput, LoadPlan, Loaded, Scenario};
+use crate::worker::protocol::{FromWorker, GoldenOutput, LoadPlan, Loaded, Scenario, TargetPlan};
 use std::collections::BTreeMap;
 
 /// Without an answer for this long the supervisor reads for itself: longer than a slow answer, shorter than a gap.
@@ -110,7 +110,9 @@ impl Core {
         self.probe.ask_at = now.mono.plus(interval_ms - interval_ms / 10);
         let pids: Vec<i32> = std::iter::once(self.probe.pid).chain(self.children.iter().filter_map(live_pid)).collect();
         if now.mono.since(self.probe.read.mono) > FALLBACK_AFTER_MS {
-            out.push(Effect::ReadFallback { pids: pids.clone() });
+            // Trees are the probe's to read: the keeper's own figures would look like a fall of the target's.
+            let single = pids.iter().copied().filter(|pid| self.tree_of(*pid) == Tree::Itself).collect();
+            out.push(Effect::ReadFallback { pids: single });
         }
         let Some(life) = self.probe.ready else { return };
         if self.probe.asked - self.probe.answered >= QUESTIONS_MAX {
@@ -121,9 +123,21 @@ impl Core {
             self.probe.pss_at = now.mono.plus(millis(self.config.probe.pss_every));
         }
         self.probe.asked += 1;
-        let processes = pids.into_iter().map(|pid| Watched { pid }).collect();
+        let processes = pids.into_iter().map(|pid| Watched { pid, tree: self.tree_of(pid) }).collect();
         let tick = Tick { tick: self.probe.asked, processes, read_pss };
         out.push(Effect::ToProbe { life, order: ToProbe::Tick(tick) });
+    }
+
+    /// Whose memory is read for a child: its own, or, for the keeper of a target, the target's.
+    fn tree_of(&self, pid: i32) -> Tree {
+        let is_keeper = self.children.iter().any(|c| c.id.role == Role::Worker && c.pid == Some(pid));
+        let target = &self.config.target;
+        match (is_keeper && target.is_set(), target.pid, &self.target_cgroup) {
+            (false, ..) => Tree::Itself,
+            (true, Some(pid), _) => Tree::From(pid as i32),
+            (true, None, Some(cgroup)) => Tree::Group(cgroup.clone()),
+            (true, None, None) => Tree::Below,
+        }
     }
 
     pub(super) fn heard_probe(&mut self, life: Life, message: FromProbe, now: Now, out: &mut Vec<Effect>) {
@@ -355,6 +369,15 @@ impl Core {
                 let detail = serde_json::json!({ "prompt": prompt, "stream": stream });
                 self.note_worker(life, now, EventKind::EmptyOutput, EventSeverity::Error, summary, detail);
             }
+            FromWorker::EndpointDown { reason } => {
+                let (kind, summary) = (EventKind::TargetEndpointDown, format!("requests to the target fail: {reason}"));
+                self.note_worker(life, now, kind, EventSeverity::Warning, summary, serde_json::json!({}));
+            }
+            FromWorker::EndpointUp { down_ms } => {
+                let summary = format!("the target answers again after {:.1} s", down_ms as f64 / 1e3);
+                let detail = serde_json::json!({ "down_ms": down_ms });
+                self.note_worker(life, now, EventKind::TargetEndpointUp, EventSeverity::Info, summary, detail);
+            }
             FromWorker::Reloaded { took_ms, held_before_bytes, held_after_bytes } => {
                 let summary = format!("{id} unloaded the model and loaded it again in {} ms", took_ms);
                 let detail = serde_json::json!({
@@ -463,7 +486,21 @@ impl Core {
             scenario,
             beat_ms: self.config.worker.heartbeat.as_millis() as u64,
             golden: self.golden.clone(),
+            target: self.config.target.is_set().then(|| target_plan(&self.config.target)),
         }
+    }
+}
+
+fn target_plan(target: &Target) -> TargetPlan {
+    TargetPlan {
+        command: target.command.clone(),
+        pid: target.pid.map(|pid| pid as i32),
+        unit: target.unit.clone(),
+        load: target.load.clone(),
+        model: target.model.clone(),
+        rate_per_s: target.rate_per_s,
+        golden: target.golden,
+        stall_ms: millis(target.stall).unsigned_abs(),
     }
 }
 

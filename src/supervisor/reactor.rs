@@ -44,6 +44,7 @@ pub fn run(options: Options, watch: &mut dyn FnMut(&Snapshot)) -> Result<Summary
     let facts = Facts {
         database: options.config.run.database.clone(),
         config: config_file,
+        target: options.config.target.is_set(),
         canary_bytes_per_second: per_second.ceil() as u64,
     };
     let core = start::begin(options, clock::now(), clock::suspended_ms())?;

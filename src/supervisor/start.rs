@@ -113,9 +113,9 @@ fn plan(config: &Config, host: String, now: Now) -> RunPlan {
         duration_ms: millis(config.run.duration),
         horizon_ms: millis(config.run.horizon),
         tolerance_bytes: i64::try_from(config.run.tolerance_bytes).unwrap_or(i64::MAX),
-        backend: config.model.backend.as_str().to_owned(),
-        model: config.model.model.clone(),
-        variant: config.model.variant.as_str().to_owned(),
+        backend: if config.target.is_set() { "none" } else { config.model.backend.as_str() }.to_owned(),
+        model: if config.target.is_set() { config.target.describe() } else { config.model.model.clone() },
+        variant: if config.target.is_set() { "none" } else { config.model.variant.as_str() }.to_owned(),
         streams: config.model.streams,
         scenario: config.run.scenario.as_str().to_owned(),
         seed: config.run.seed,
@@ -132,7 +132,7 @@ fn go_on_as_before(today: Config, run: &UnfinishedRun) -> Result<Config, StartEr
     let before = config::load_text(&name, &run.plan.config_toml, Path::new(""))
         .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })?;
     let run_before = config::Run { database: today.run.database.clone(), ..before.run };
-    let differs = today.run != run_before || today.model != before.model;
+    let differs = today.run != run_before || today.model != before.model || today.target != before.target;
     if differs {
         tracing::warn!(
             "run {} goes on as it was begun ({} of {} for {}); what was asked for now applies to a new run: --fresh",
@@ -142,12 +142,19 @@ fn go_on_as_before(today: Config, run: &UnfinishedRun) -> Result<Config, StartEr
             config::units::format_duration(run_before.duration)
         );
     }
-    Ok(Config { run: run_before, model: before.model, churn: before.churn, burst: before.burst, ..today })
+    Ok(Config {
+        run: run_before,
+        model: before.model,
+        churn: before.churn,
+        burst: before.burst,
+        target: before.target,
+        ..today
+    })
 }
 
 fn golden(store: &Store, run_id: i64) -> Result<Vec<GoldenOutput>, StartError> {
     let mut outputs = Vec::new();
-    for backend in ["cpu", "cuda"] {
+    for backend in ["cpu", "cuda", "none"] {
         outputs.extend(store.golden(run_id, backend)?.into_iter().map(|golden| GoldenOutput {
             backend: golden.backend,
             prompt: golden.prompt as u32,

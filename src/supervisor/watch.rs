@@ -74,6 +74,9 @@ impl Watch {
     /// Takes what a worker counts of itself.
     pub fn work(&mut self, whose: Whose, at: UnixMillis, reading: &WorkReading) {
         let held = reading.held_device_bytes.unwrap_or(reading.held_host_bytes);
+        if held == 0 {
+            return; // a target of the user's: nobody counts for it
+        }
         self.push(SeriesKind::EngineHeld, whose, at, Some(held));
     }
 

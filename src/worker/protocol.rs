@@ -60,6 +60,42 @@ pub struct LoadPlan {
     pub beat_ms: u64,
     /// What the first loop gave, if an earlier incarnation of this run recorded it.
     pub golden: Vec<GoldenOutput>,
+    /// What of the user's is soaked instead of the built-in loop.
+    #[serde(default)]
+    pub target: Option<TargetPlan>,
+}
+
+/// The user's own process under soak, and the load on it. One of `command`, `pid` and `unit` is given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TargetPlan {
+    /// To start: program and arguments.
+    pub command: Vec<String>,
+    /// To watch: a process that already runs.
+    pub pid: Option<i32>,
+    /// To watch: a systemd unit.
+    pub unit: Option<String>,
+    /// `none`, `openai:URL`, `openai-chat:URL` or `command:TEXT`.
+    pub load: String,
+    /// The model that requests name; `None`: the first that the server offers.
+    pub model: Option<String>,
+    /// Requests per second; `None`: one after the other in each stream.
+    pub rate_per_s: Option<f64>,
+    /// Whether each answer is compared with the first one to the same prompt.
+    pub golden: bool,
+    /// An answer in which nothing comes for so long has failed, milliseconds.
+    pub stall_ms: u64,
+}
+
+impl TargetPlan {
+    /// `vllm serve X`, `process 4711`, `unit ollama.service`.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match (self.pid, &self.unit) {
+            (Some(pid), _) => format!("process {pid}"),
+            (None, Some(unit)) => format!("unit {unit}"),
+            (None, None) => self.command.join(" "),
+        }
+    }
 }
 
 /// The output for one prompt that every later loop is compared with.
@@ -217,6 +253,16 @@ pub enum FromWorker {
         prompt: u32,
         /// Which stream.
         stream: usize,
+    },
+    /// Requests to the target fail.
+    EndpointDown {
+        /// Why the first of them did.
+        reason: String,
+    },
+    /// They succeed again.
+    EndpointUp {
+        /// For how long they did not, milliseconds.
+        down_ms: i64,
     },
     /// `churn`: the model was unloaded and loaded again.
     Reloaded {

@@ -254,6 +254,7 @@ pub(crate) mod tests {
             scenario: Scenario::Steady,
             beat_ms: 100,
             golden: vec![],
+            target: None,
         }
     }
 

@@ -31,7 +31,11 @@ impl Display {
     /// A display for a run of `config`.
     pub fn new(config: &Config, format: Format) -> Display {
         let model = &config.model;
-        let what = format!("{} ({}, {} streams)", model.model, config.run.scenario.as_str(), model.streams);
+        let what = if config.target.is_set() {
+            format!("{} (load {})", config.target.describe(), config.target.load)
+        } else {
+            format!("{} ({}, {} streams)", model.model, config.run.scenario.as_str(), model.streams)
+        };
         let on_terminal = std::io::stderr().is_terminal() && format == Format::Text;
         let duration_ms = config.run.duration.as_millis() as i64;
         Display {

@@ -1,0 +1,308 @@
+//! As much of an HTTP/1.1 client as a load generator needs: one request a connection, an answer read as it streams in,
+//! nothing of it trusted. No TLS: the server under soak is on this machine, or beside it.
+
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// Longest head (status line and headers) of an answer.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Longest answer. A model that writes a token of 10 bytes in 200 bytes of JSON would need 300 000 tokens to get there.
+const BODY_BYTES_MAX: usize = 64 << 20;
+/// To connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `host:port`, as for `connect`.
+    pub address: String,
+    /// What comes before every path, such as `/v1`.
+    pub base: String,
+}
+
+impl Endpoint {
+    /// `http://127.0.0.1:8000/v1`. The error is prose with its remedy.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let Some(rest) = url.strip_prefix("http://") else {
+            let why =
+                if url.starts_with("https://") { "TLS is not spoken here" } else { "it does not start with http://" };
+            return Err(format!("{url:?}: {why}; write it like http://127.0.0.1:8000/v1"));
+        };
+        let (authority, base) = rest.split_once('/').map_or((rest, ""), |(a, b)| (a, b));
+        let valid = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_graphic() && c != '@');
+        if !valid(authority) || !(base.is_empty() || valid(base)) {
+            return Err(format!("{url:?} is no address of a server; write it like http://127.0.0.1:8000/v1"));
+        }
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        let base = base.trim_end_matches('/');
+        Ok(Endpoint { address, base: if base.is_empty() { String::new() } else { format!("/{base}") } })
+    }
+}
+
+/// Why there was no whole answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HttpError {
+    /// Nobody there.
+    #[error("cannot connect to {0}: {1}")]
+    Connect(String, String),
+    /// The connection broke, or the answer is no HTTP.
+    #[error("{0}")]
+    Broken(String),
+    /// Nothing came for so long.
+    #[error("the answer stalled: nothing came for {0} s")]
+    Stalled(u64),
+    /// An HTTP status that is no success, and the first line of what came with it.
+    #[error("HTTP {0}: {1}")]
+    Status(u16, String),
+}
+
+/// A head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Status code.
+    pub status: u16,
+    /// In lower case, without parameters.
+    pub content_type: String,
+    framing: Framing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Framing {
+    Chunked(Chunks),
+    Length(usize),
+    UntilClose,
+}
+
+/// Where in a chunked body we are: bytes left in this chunk, or the line that tells the next one's size.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Chunks {
+    left: usize,
+    line: Vec<u8>,
+    /// The two bytes after a chunk.
+    after: bool,
+    done: bool,
+}
+
+/// Asks, and hands each piece of the body to `take` as it comes; `take` gives false when it has seen enough. An answer
+/// other than 2xx is an error with the first line of its body.
+pub async fn ask(
+    endpoint: &Endpoint,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+    stall: Duration,
+    take: &mut dyn FnMut(&Head, &[u8]) -> bool,
+) -> Result<Head, HttpError> {
+    let mut stream = connect(endpoint).await?;
+    let broken = |what: &str, e: &std::io::Error| HttpError::Broken(format!("{what}: {e}"));
+    let body = body.unwrap_or("");
+    let request = format!(
+        "{method} {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAccept: text/event-stream, application/json\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        endpoint.base,
+        endpoint.address,
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.map_err(|e| broken("sending the request", &e))?;
+    let (mut head, rest) = read_head(&mut stream, stall).await?;
+    let mut failed: Option<Vec<u8>> = (!(200..300).contains(&head.status)).then(Vec::new);
+    let (mut input, mut total) = (rest, 0usize);
+    loop {
+        let mut piece = Vec::new();
+        let over = head.framing.decode(&input, &mut piece)?;
+        total += piece.len();
+        if total > BODY_BYTES_MAX {
+            return Err(HttpError::Broken(format!("the answer is longer than {} MiB", BODY_BYTES_MAX >> 20)));
+        }
+        match &mut failed {
+            Some(text) if text.len() < 2_000 => text.extend_from_slice(&piece),
+            Some(_) => return Err(status_error(head.status, failed.as_deref().unwrap_or_default())),
+            None if !piece.is_empty() && !take(&head, &piece) => return Ok(head),
+            None => {}
+        }
+        if over {
+            break;
+        }
+        input = read_some(&mut stream, stall).await?;
+        if input.is_empty() {
+            if head.framing == Framing::UntilClose {
+                break;
+            }
+            return Err(HttpError::Broken("the server closed the connection in the middle of its answer".to_owned()));
+        }
+    }
+    match failed {
+        Some(text) => Err(status_error(head.status, &text)),
+        None => Ok(head),
+    }
+}
+
+async fn connect(endpoint: &Endpoint) -> Result<TcpStream, HttpError> {
+    let refused = |why: String| HttpError::Connect(endpoint.address.clone(), why);
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&endpoint.address)).await {
+        Ok(Ok(stream)) => {
+            let _ = stream.set_nodelay(true); // slower without it, and no less right
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(refused(error.to_string())),
+        Err(_) => Err(refused(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
+    }
+}
+
+async fn read_some(stream: &mut TcpStream, stall: Duration) -> Result<Vec<u8>, HttpError> {
+    let mut buffer = vec![0u8; 16 << 10];
+    match tokio::time::timeout(stall, stream.read(&mut buffer)).await {
+        Ok(Ok(count)) => {
+            buffer.truncate(count);
+            Ok(buffer)
+        }
+        Ok(Err(error)) => Err(HttpError::Broken(format!("reading the answer: {error}"))),
+        Err(_) => Err(HttpError::Stalled(stall.as_secs())),
+    }
+}
+
+async fn read_head(stream: &mut TcpStream, stall: Duration) -> Result<(Head, Vec<u8>), HttpError> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+            let rest = bytes.split_off(end + 4);
+            return Ok((parse_head(&String::from_utf8_lossy(&bytes[..end]))?, rest));
+        }
+        if bytes.len() > HEAD_BYTES_MAX || (bytes.len() >= 5 && !bytes.starts_with(b"HTTP/")) {
+            return Err(HttpError::Broken("what answers there does not speak HTTP".to_owned()));
+        }
+        let more = read_some(stream, stall).await?;
+        if more.is_empty() {
+            return Err(HttpError::Broken("the server closed the connection without an answer".to_owned()));
+        }
+        bytes.extend_from_slice(&more);
+    }
+}
+
+fn parse_head(text: &str) -> Result<Head, HttpError> {
+    let mut lines = text.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+    let Some(status) = status else { return Err(HttpError::Broken("the status line cannot be read".to_owned())) };
+    let (mut content_type, mut framing) = (String::new(), Framing::UntilClose);
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        let value = value.trim().to_ascii_lowercase();
+        match name.to_ascii_lowercase().as_str() {
+            "content-type" => value.split(';').next().unwrap_or("").trim().clone_into(&mut content_type),
+            "transfer-encoding" if value.contains("chunked") => framing = Framing::Chunked(Chunks::default()),
+            "content-length" if framing == Framing::UntilClose => {
+                let length = value.parse().map_err(|_| HttpError::Broken("Content-Length is no number".to_owned()))?;
+                framing = Framing::Length(length);
+            }
+            _ => {}
+        }
+    }
+    Ok(Head { status, content_type, framing })
+}
+
+fn status_error(status: u16, body: &[u8]) -> HttpError {
+    let text = String::from_utf8_lossy(body);
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(200).collect();
+    HttpError::Status(status, if line.is_empty() { "no further word".to_owned() } else { line })
+}
+
+impl Framing {
+    /// Appends what of `input` is body; true when the body is over.
+    fn decode(&mut self, input: &[u8], body: &mut Vec<u8>) -> Result<bool, HttpError> {
+        match self {
+            Framing::UntilClose => {
+                body.extend_from_slice(input);
+                Ok(false)
+            }
+            Framing::Length(left) => {
+                let count = input.len().min(*left);
+                body.extend_from_slice(&input[..count]);
+                *left -= count;
+                Ok(*left == 0)
+            }
+            Framing::Chunked(chunks) => chunks.decode(input, body),
+        }
+    }
+}
+
+impl Chunks {
+    fn decode(&mut self, mut input: &[u8], body: &mut Vec<u8>) -> Result<bool, HttpError> {
+        while !input.is_empty() && !self.done {
+            if self.left > 0 {
+                let count = input.len().min(self.left);
+                body.extend_from_slice(&input[..count]);
+                self.left -= count;
+                self.after = self.left == 0;
+                input = &input[count..];
+                continue;
+            }
+            let (byte, rest) = (input[0], &input[1..]);
+            input = rest;
+            if byte != b'\n' {
+                self.line.push(byte);
+                if self.line.len() > 1_024 {
+                    return Err(HttpError::Broken("a chunk's size cannot be read".to_owned()));
+                }
+                continue;
+            }
+            let line = String::from_utf8_lossy(&self.line).trim().to_owned();
+            self.line.clear();
+            if std::mem::take(&mut self.after) && line.is_empty() {
+                continue; // the end of the chunk before
+            }
+            let size = line.split(';').next().unwrap_or("").trim();
+            let size = usize::from_str_radix(size, 16)
+                .map_err(|_| HttpError::Broken(format!("a chunk's size cannot be read: {line:?}")))?;
+            self.left = size;
+            self.done = size == 0;
+        }
+        Ok(self.done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn addresses_of_servers() {
+        let ok = |url: &str| Endpoint::parse(url).map(|e| (e.address, e.base));
+        assert_eq!(ok("http://127.0.0.1:8000/v1"), Ok(("127.0.0.1:8000".into(), "/v1".into())));
+        assert_eq!(ok("http://localhost:11434/v1/"), Ok(("localhost:11434".into(), "/v1".into())));
+        assert_eq!(ok("http://server"), Ok(("server:80".into(), String::new())));
+        for bad in ["https://x/v1", "127.0.0.1:8000", "http://", "http://a b/", "http://x\r\nEvil: 1/", "http://u@h/"] {
+            assert!(ok(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_come_out_whole_however_they_are_cut(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 0..8),
+            step in 1usize..20,
+        ) {
+            let mut wire = Vec::new();
+            for chunk in &chunks {
+                wire.extend_from_slice(format!("{:x};ext=1\r\n", chunk.len()).as_bytes());
+                wire.extend_from_slice(chunk);
+                wire.extend_from_slice(b"\r\n");
+            }
+            wire.extend_from_slice(b"0\r\n\r\n");
+            let (mut state, mut body, mut over) = (Chunks::default(), Vec::new(), false);
+            for piece in wire.chunks(step) {
+                over = state.decode(piece, &mut body).expect("well formed");
+            }
+            prop_assert!(over);
+            prop_assert_eq!(body, chunks.concat());
+        }
+
+        #[test]
+        fn nothing_that_a_server_sends_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut body = Vec::new();
+            let _ = Chunks::default().decode(&bytes, &mut body); // an error is as good
+            let _ = parse_head(&String::from_utf8_lossy(&bytes));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What is soaked: a command of ours, a process that already runs, or a systemd unit. Whether it lives, and how to end it.
+
+use crate::probe;
+use crate::probe::protocol::Outcome;
+use crate::worker::protocol::TargetPlan;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+/// One of the three.
+pub enum Kept {
+    /// Started by us.
+    Command(Box<Child>),
+    /// By process id, and when it started, so that a reused id is not mistaken for it.
+    Process {
+        /// The id.
+        pid: i32,
+        /// Clock ticks after boot.
+        start_ticks: u64,
+    },
+    /// By its control group.
+    Unit {
+        /// As systemd names it.
+        name: String,
+        /// Below /sys/fs/cgroup.
+        cgroup: PathBuf,
+    },
+}
+
+impl Kept {
+    /// Starts it, or finds it. The error is prose with its remedy.
+    pub fn begin(plan: &TargetPlan) -> Result<Kept, String> {
+        if let Some(pid) = plan.pid {
+            return match start_of(pid) {
+                Some(start_ticks) => Ok(Kept::Process { pid, start_ticks }),
+                None => Err(format!("there is no process {pid}")),
+            };
+        }
+        if let Some(name) = &plan.unit {
+            let cgroup = unit_cgroup(name)?;
+
+            if probe::tree::group_pids(&cgroup).is_empty() {
+                return Err(format!("the unit {name} has no process: systemctl start {name}"));
+            }
+            return Ok(Kept::Unit { name: name.clone(), cgroup });
+        }
+        spawn(&plan.command)
+    }
+
+    /// How it ended, as soon as it has; `None` while it lives.
+    pub fn ended(&mut self) -> Option<String> {
+        match self {
+            Kept::Command(child) => child.try_wait().ok().flatten().map(in_words),
+            Kept::Process { pid, start_ticks } => {
+                (start_of(*pid) != Some(*start_ticks)).then(|| format!("process {pid} is gone"))
+            }
+            Kept::Unit { name, cgroup } => {
+                let left = !probe::tree::group_pids(cgroup).is_empty();
+                (!left).then(|| format!("the unit {name} has no process any more"))
+            }
+        }
+    }
+
+    /// Ends what was started here, gently first; leaves alone what was only watched.
+    pub async fn end(mut self, patience: Duration) {
+        let Kept::Command(child) = &mut self else { return };
+        if let Some(pid) = child.id() {
+            let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM); // gone already is as good
+        }
+        if tokio::time::timeout(patience, child.wait()).await.is_err() {
+            let _ = child.kill().await; // gone meanwhile is as good
+        }
+        end_leftovers();
+    }
+}
+
+/// Kills what a command left behind when it ended. The keeper adopts orphans, so all of it is below us.
+pub fn end_leftovers() {
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    let us = std::process::id().cast_signed();
+    // A killed process takes a moment to die, and its children become ours only then. A second covers freeing a large
+    // memory; what is left after that is the supervisor's to bury.
+    for _ in 0..100 {
+        let left: Vec<i32> = probe::tree::descendants(us).into_iter().filter(|pid| *pid != us).collect();
+        if left.is_empty() {
+            return;
+        }
+        for pid in left.into_iter().map(nix::unistd::Pid::from_raw) {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL); // dead already is as good
+            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG)); // not ours yet: in the next round
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn spawn(command: &[String]) -> Result<Kept, String> {
+    let Some((program, args)) = command.split_first() else { return Err("no command was given".to_owned()) };
+    // stdout belongs to frames; what the target says goes to stderr, whose end becomes its last words.
+    let output = nix::unistd::dup(std::io::stderr()).map_err(|e| format!("cannot hand on stderr: {e}"))?;
+    let mut process = Command::new(program);
+    process.args(args).stdin(Stdio::null()).stdout(Stdio::from(output)).kill_on_drop(true);
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+    unsafe {
+        process.pre_exec(|| {
+            // A keeper that is killed takes its target along.
+            match nix::libc::prctl(nix::libc::PR_SET_PDEATHSIG, nix::libc::SIGKILL, 0, 0, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    match process.spawn() {
+        Ok(child) => Ok(Kept::Command(Box::new(child))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(format!("command not found: {program} (give a path, or look at PATH)"))
+        }
+        Err(error) => Err(format!("cannot start {program}: {error}")),
+    }
+}
+
+fn start_of(pid: i32) -> Option<u64> {
+    match probe::process::read(pid, false) {
+        Outcome::Present(figures) => Some(figures.start_ticks),
+        Outcome::Absent(_) | Outcome::Failed(_) => None,
+    }
+}
+
+/// The control group of a unit, from systemd.
+pub fn unit_cgroup(name: &str) -> Result<PathBuf, String> {
+    let output = std::process::Command::new("systemctl")
+        .args(["show", "--property=LoadState,ControlGroup", "--", name])
+        .output()
+        .map_err(|error| format!("systemctl cannot be run ({error}); --unit needs systemd, --pid does not"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let field = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("").to_owned();
+    if !output.status.success() || field("LoadState") == "not-found" {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(
+            format!("systemd knows no unit {name:?} {said}; systemctl list-units shows them").replace("  ", " ")
+        );
+    }
+    match field("ControlGroup").trim_start_matches('/') {
+        "" => Err(format!("the unit {name} is not running: systemctl start {name}")),
+        group => Ok(Path::new("/sys/fs/cgroup").join(group)),
+    }
+}
+
+fn in_words(status: ExitStatus) -> String {
+    format!("the command ended: {status}")
+}
