@@ -219,8 +219,10 @@ impl Blocker {
         let tail = self.pending.len() - LASTING;
         let raw: Vec<f64> = self.pending.iter().map(|b| b.y - self.predict(b.t_h).map_or(b.y, |p| p.0)).collect();
         let size = quantile(&mut raw[tail..].to_vec(), 0.5);
-        let close = gate.max(0.25 * size.abs());
-        let agree = raw[tail..].iter().all(|o| o * size > 0.0 && (o - size).abs() < close);
+        let last = &raw[tail..];
+        let spread = last.iter().fold(f64::MIN, |a, b| a.max(*b)) - last.iter().fold(f64::MAX, |a, b| a.min(*b));
+        // A ramp is no step, however far it has come.
+        let agree = last.iter().all(|o| o * size > 0.0) && spread < gate.max(0.25 * size.abs());
         let step = agree && self.is_step(size, self.pending[tail].y);
         if !step && self.pending.len() < PENDING_MAX {
             return;

@@ -6,7 +6,8 @@
 //! (inverse gamma prior), and the drift has a prior of several scales.
 
 use super::bank::{
-    COLUMNS, DAY_0, HINGE_0, ONSET_IN_SHARED, REQ, SAW, SHARED, STEP_0, WARM, WARM_0, WARM_EXP, Y, eliminate,
+    COLUMNS, DAY_0, FILL_H, HINGE_0, Noise, ONSET_IN_SHARED, REQ, SAW, SHARED, WARM, WARM_0, WARM_EXP, Y, eliminate,
+    warm_tau_h,
 };
 use super::regression::{NOISE_FLOOR, Regression, alike, prior};
 use super::special::normal_above;
@@ -43,6 +44,10 @@ pub struct Hypothesis {
     pub noise_variance: f64,
     /// Drift per unit of the leak's coefficient.
     pub factor: f64,
+    /// Amplitude of the warm-up over its standard deviation, and in tolerances.
+    pub warm_z: f64,
+    /// See above.
+    pub warm_size: f64,
 }
 
 /// Priors on the size of a drift: weight and standard deviation in tolerances. Within the tolerance lies the little that
@@ -50,9 +55,9 @@ pub struct Hypothesis {
 const TOLERATED_SD: f64 = 0.3;
 const LEAK_SDS: [f64; 4] = [1.5, 5.0, 20.0, 100.0];
 /// Prior odds: nothing drifts, a little drifts, something leaks.
-const P_NONE: f64 = 0.6;
+const P_NONE: f64 = 0.5;
 const P_TOLERATED: f64 = 0.3;
-const P_LEAK: f64 = 0.1;
+const P_LEAK: f64 = 0.2;
 /// Of leaks, those that are there from the start (in time or in requests), and those that set in later.
 const P_FROM_START: f64 = 0.6;
 /// Inverse gamma prior of the noise variance: its shape. Its scale is the floor under the noise.
@@ -186,14 +191,17 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
     }
     let leak_columns: Vec<usize> = leaks.iter().map(|l| l.1).collect();
     let warm_ridge = square(prior::WARM);
-    let mut emit = |warm: usize, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64)| {
+    let ln_noise = ln_prior_of_noise(&f.noise);
+    let mut emit = |warm: usize, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64), fitted: &Fitted| {
         let shape = NOISE_SHAPE + 0.5 * r.blocks as f64;
         let scale = (NOISE_SHAPE + 0.5 * r.blocks as f64) * NOISE_FLOOR * NOISE_FLOOR;
-        let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm);
+        let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm) + ln_noise;
         let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
         let estimate = |rss: f64| (scale + 0.5 * rss.max(0.0)) / (shape - 1.0);
         let ln_peak = base + peak(yy);
-        let none = Hypothesis {
+        let (day, warm_size, warm_sd) = fitted(None, 0.0);
+        let ln_peak = ln_peak + ln_plausible(day);
+        let mut none = Hypothesis {
             noise,
             warm,
             leak: Leak::None,
@@ -203,7 +211,11 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
             variance: 0.0,
             noise_variance: estimate(yy),
             factor: 0.0,
+            warm_z: 0.0,
+            warm_size: 0.0,
         };
+        none.warm_size = warm_size;
+        none.warm_z = warm_size / (warm_sd * none.noise_variance.sqrt());
         out.push(none);
         for (i, (leak, _, ln_prior, factor)) in leaks.iter().enumerate() {
             let (g, gy) = leak_stats(i);
@@ -218,7 +230,8 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
             let rss = yy - gy * s;
             let s2 = estimate(rss);
             let (mean, variance) = (s * factor, s2 / g * factor * factor);
-            let ln_peak = base + peak(rss) + ln_prior;
+            let (day, warm_size, warm_sd) = fitted(Some(i), s);
+            let ln_peak = base + peak(rss) + ln_prior + ln_plausible(day);
             let mut h = Hypothesis {
                 noise,
                 warm,
@@ -229,8 +242,12 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
                 variance,
                 noise_variance: s2,
                 factor: *factor,
+                warm_z: 0.0,
+                warm_size: 0.0,
             };
             h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD);
+            h.warm_size = warm_size;
+            h.warm_z = warm_size / (warm_sd * s2.sqrt());
             out.push(h);
         }
     };
@@ -258,10 +275,28 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
             let row = if warm < WARM { &m[(w0 + warm) * n..(w0 + warm + 1) * n] } else { &m[0..n] };
             let wy = row[n - 1] / pivot;
             let yy = m[n * n - 1] - wy * row[n - 1];
-            emit(warm, ln_det + extra, yy, &|i| {
-                let c = l0 + i;
-                (m[c * n + c] - row[c] * row[c] / pivot, m[c * n + n - 1] - wy * row[c])
-            });
+            emit(
+                warm,
+                ln_det + extra,
+                yy,
+                &|i| {
+                    let c = l0 + i;
+                    (m[c * n + c] - row[c] * row[c] / pivot, m[c * n + n - 1] - wy * row[c])
+                },
+                &|i, s| {
+                    let leak = i.map_or(0.0, |i| row[l0 + i]);
+                    let w = (row[n - 1] - leak * s) / pivot;
+                    let mut known = [(0, 0.0); 2];
+                    if warm < WARM {
+                        known[0] = (w0 + warm, w);
+                    }
+                    if let Some(i) = i {
+                        known[1] = (l0 + i, s);
+                    }
+                    let first = common.len() - shared_common.len();
+                    (day_amplitude(&m, n, first, &shared_ridge, &known), w, (1.0 / pivot).sqrt())
+                },
+            );
         }
     } else {
         with_history(
@@ -279,7 +314,40 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
     }
 }
 
-type Emit<'a> = dyn FnMut(usize, f64, f64, &dyn Fn(usize) -> (f64, f64)) + 'a;
+type Emit<'a> = dyn FnMut(usize, f64, f64, &dyn Fn(usize) -> (f64, f64), &Fitted) + 'a;
+
+/// For a leak (by its place in the list) and its coefficient: amplitude of the day cycle, size of the warm-up (tolerances),
+/// and the latter's standard deviation over that of the noise.
+type Fitted<'a> = dyn Fn(Option<usize>, f64) -> (f64, f64, f64) + 'a;
+
+/// Largest amplitude of a day cycle that is thought possible, tolerances (45 MB), and how sharply it ends.
+const DAY_MAX: f64 = 0.9;
+const DAY_EDGE: f64 = 0.08;
+
+/// ln of how plausible a day cycle of this amplitude is, beyond what its normal prior says.
+fn ln_plausible(day: f64) -> f64 {
+    let over = ((day - DAY_MAX) / DAY_EDGE).clamp(0.0, 7.0);
+    -0.5 * over * over
+}
+
+/// Coefficients of the day cycle by back substitution in an eliminated matrix of width `n`: rows `first..first + 4` are the
+/// day's, then perhaps the saw-tooth's; `known` are columns with their coefficients. Returns the 24 h amplitude.
+fn day_amplitude(m: &[f64], n: usize, first: usize, ridge: &[f64], known: &[(usize, f64)]) -> f64 {
+    let count = ridge.len();
+    let mut b = [0.0; 5];
+    for i in (0..count).rev() {
+        let row = &m[(first + i) * n..(first + i + 1) * n];
+        let mut v = row[n - 1];
+        for (c, x) in known {
+            v -= row[*c] * x;
+        }
+        for j in i + 1..count {
+            v -= row[first + j] * b[j];
+        }
+        b[i] = v / (row[first + i] + ridge[i]);
+    }
+    b[0].hypot(b[1])
+}
 
 #[allow(clippy::too_many_arguments)] // one caller; the pieces have no life as a type
 fn with_history(
@@ -327,7 +395,12 @@ fn with_history(
             let c = shared_common.len();
             let shared_det = eliminate(&mut a, k, c, shared_ridge);
             let all = ln_det + extra + shared_det + f.history_ln_det[warm] - 2.0 * ln_share;
-            emit(warm, all, a[k * k - 1], &|i| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]));
+            let stats = |i: usize| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]);
+            emit(warm, all, a[k * k - 1], &stats, &|i, s| {
+                let known = i.map_or((0, 0.0), |i| (c + i, s));
+                // Of this segment's warm-up only the coefficient without the shared columns is at hand: no sign is read off it.
+                (day_amplitude(&a, k, 0, shared_ridge, &[known]), 0.0, 0.0)
+            });
         }
     }
 }
@@ -369,16 +442,23 @@ fn leaks_of(r: &Regression, horizon_h: f64, out: &mut Vec<LeakColumn>) {
     }
 }
 
-/// ln of the prior of a way of starting: a third starts level, half warms up (most of them within three hours), the
-/// rest fills a cache.
+/// ln of the prior of a way of starting: a third starts level, half warms up, the rest fills a cache. Most warm-ups take
+/// up to three hours' time constant, and most caches are full within five hours; beyond, one in five of what the grid
+/// would give.
 fn ln_prior_of_start(warm: usize) -> f64 {
+    let slow = (1.0_f64 / 5.0).ln();
     if warm == WARM {
         (0.35_f64).ln()
     } else if warm < WARM_EXP {
-        (0.5 / WARM_EXP as f64).ln()
+        (0.5 / WARM_EXP as f64).ln() + if warm_tau_h(warm) > 3.3 { slow } else { 0.0 }
     } else {
-        (0.15 / (WARM - WARM_EXP) as f64).ln()
+        (0.15 / (WARM - WARM_EXP) as f64).ln() + if FILL_H[warm - WARM_EXP] > 5.0 { slow } else { 0.0 }
     }
+}
+
+/// ln of the prior of a kind of noise. Starts that nothing on the grid fits are rare; it takes evidence to believe in one.
+fn ln_prior_of_noise(noise: &Noise) -> f64 {
+    if noise.unsettled { (0.03_f64 / 8.0).ln() } else { (0.97_f64 / 19.0).ln() }
 }
 
 /// Occam factor, ln: what a prior of variance `v` on the drift makes of the peak of the likelihood.
@@ -406,6 +486,14 @@ fn leaked(h: &Hypothesis, r: &Regression, v: f64, served: f64) -> Part {
     Part { weight: 0.0, mean: served * h.mean + ahead * part.mean, sd: (ahead * part.sd).hypot(1.5 * block) }
 }
 
+/// ln of twice the probability that the warm-up goes up: they nearly always do (one in fifty goes down).
+fn ln_grows(h: &Hypothesis) -> f64 {
+    if h.warm == WARM || !h.warm_z.is_finite() || h.warm_z == 0.0 {
+        return 0.0;
+    }
+    (0.02 + 1.96 * (1.0 - normal_above(h.warm_z))).ln()
+}
+
 /// Scale of the prior under which hypotheses are weighed for the interval, in tolerances.
 const FLAT_SD: f64 = 3.0;
 
@@ -415,21 +503,22 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
     let mut flat: Vec<(f64, Part)> = Vec::new();
     let floor = list.iter().map(|h| h.ln_flat).fold(f64::NEG_INFINITY, f64::max) - NEGLIGIBLE;
     for (i, h) in list.iter().enumerate().filter(|(_, h)| h.ln_flat > floor) {
+        let sign = ln_grows(h);
         if h.leak == Leak::None {
-            sceptical.push((h.ln_peak + P_NONE.ln(), Part { weight: 0.0, mean: 0.0, sd: 0.0 }, i));
+            sceptical.push((h.ln_peak + P_NONE.ln() + sign, Part { weight: 0.0, mean: 0.0, sd: 0.0 }, i));
             continue;
         }
         if h.leak == Leak::Since(0) || h.leak == Leak::Requests {
             let v = TOLERATED_SD * TOLERATED_SD;
-            let ln = h.ln_peak + ln_occam(h, v) + (P_TOLERATED / P_FROM_START).ln();
+            let ln = h.ln_peak + sign + ln_occam(h, v) + (P_TOLERATED / P_FROM_START).ln();
             sceptical.push((ln, shrunk(h, v), i));
         }
         for sd in LEAK_SDS {
-            let ln = h.ln_peak + ln_occam(h, sd * sd) + (P_LEAK / LEAK_SDS.len() as f64).ln();
+            let ln = h.ln_peak + sign + ln_occam(h, sd * sd) + (P_LEAK / LEAK_SDS.len() as f64).ln();
             sceptical.push((ln, leaked(h, r, sd * sd, served), i));
         }
         let part = leaked(h, r, 1e6, served);
-        flat.push((h.ln_flat, part));
+        flat.push((h.ln_flat + sign, part));
     }
     let best =
         sceptical.iter().filter(|s| list[s.2].leak != Leak::None).max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);

@@ -3,8 +3,8 @@
 //! This file knows what the columns are at a given time; what is made of the sums is left to `posterior`.
 
 use super::bank::{
-    COLUMNS, DAY_0, Filter, HINGE_0, HINGES, REQ, SAW, SHARED, STEP_0, STEPS, WARM, WARM_0, WARM_EXP, Y, eliminate,
-    noises, warm_shape,
+    COLUMNS, DAY_0, Filter, HINGE_0, HINGES, Noise, REQ, SAW, SHARED, STEP_0, STEPS, WARM, WARM_0, WARM_EXP, Y,
+    eliminate, warm_shape,
 };
 use super::blocks::Block;
 use super::sawtooth::Sawtooth;
@@ -59,8 +59,8 @@ pub struct Regression {
 
 impl Regression {
     /// Nothing seen.
-    pub fn new(horizon_h: f64) -> Self {
-        let filters: Vec<Filter> = noises().into_iter().map(Filter::new).collect();
+    pub fn new(horizon_h: f64, noises: Vec<Noise>) -> Self {
+        let filters: Vec<Filter> = noises.into_iter().map(Filter::new).collect();
         Regression {
             variance: vec![1e-3; filters.len()],
             live: vec![u64::MAX; filters.len()],

@@ -24,6 +24,9 @@ pub struct StepLeak {
 const MERGE_H: f64 = 0.8;
 /// Self-normalised sum beyond which steps are a leak: six of equal size, or more of unequal. Five arenas reach √5 = 2.24.
 const LEAK_SCORE: f64 = 2.3;
+/// Steps that add up to more than arenas do (400 MB, in tolerances) need only be three.
+const MANY_ARENAS: f64 = 8.0;
+const LEAK_SCORE_LARGE: f64 = 1.7;
 /// A leak's next step is due; one that keeps us waiting for this many of its intervals has stopped.
 const STOPPED_AFTER: f64 = 4.0;
 
@@ -38,7 +41,7 @@ pub fn judge(steps: &VecDeque<Step>, now_h: f64, horizon_h: f64) -> StepLeak {
         }
     }
     let n = events.len();
-    if n < 4 {
+    if n < 3 {
         return StepLeak::default();
     }
     let sum: f64 = events.iter().map(|e| e.1).sum();
@@ -49,7 +52,7 @@ pub fn judge(steps: &VecDeque<Step>, now_h: f64, horizon_h: f64) -> StepLeak {
     let span = (now_h - from).max(1.0);
     let scale = (horizon_h / span).max(1.0);
     StepLeak {
-        leaking: score > LEAK_SCORE && going_on,
+        leaking: going_on && score > if sum.abs() > MANY_ARENAS { LEAK_SCORE_LARGE } else { LEAK_SCORE },
         drift: sum * scale,
         sd: sum.abs() * (scale - 1.0) / score,
         count: n,

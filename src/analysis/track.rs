@@ -1,5 +1,6 @@
 //! One series at one scale: blocks, regression and posterior together, and the record of its steps.
 
+use super::bank;
 use super::blocks::{Blocker, Ruling, Scale};
 use super::posterior::{self, Posterior};
 use super::regression::Regression;
@@ -18,6 +19,10 @@ const JUDGE_GROWTH: f64 = 1.01;
 /// A lasting jump: when (hours) and how far (tolerances).
 pub type Step = (f64, f64);
 
+fn noises_of(net: bool) -> Vec<bank::Noise> {
+    if net { bank::walks() } else { bank::noises() }
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Track {
@@ -29,6 +34,7 @@ pub struct Track {
     /// Lasting jumps, newest last.
     pub steps: VecDeque<Step>,
     horizon_h: f64,
+    net: bool,
     log: Vec<Ruling>,
     log_whole: bool,
     rulings: Vec<Ruling>,
@@ -38,10 +44,13 @@ pub struct Track {
 
 impl Track {
     /// Nothing seen.
-    pub fn new(tolerance_bytes: f64, horizon_h: f64, scale: Scale) -> Self {
+    ///
+    /// With `net`, steps get no coefficient of their own and all noise is a random walk: whatever was gained counts.
+    pub fn new(tolerance_bytes: f64, horizon_h: f64, scale: Scale, net: bool) -> Self {
         Track {
             blocker: Blocker::new(tolerance_bytes, scale),
-            regression: Regression::new(horizon_h),
+            regression: Regression::new(horizon_h, noises_of(net)),
+            net,
             posterior: Posterior::default(),
             steps: VecDeque::new(),
             horizon_h,
@@ -57,7 +66,7 @@ impl Track {
     pub fn push(&mut self, tick: Tick, saw: &Sawtooth, recognised: bool) {
         self.blocker.push(tick, &mut self.rulings);
         if recognised && self.log_whole {
-            self.regression = Regression::new(self.horizon_h);
+            self.regression = Regression::new(self.horizon_h, noises_of(self.net));
             for ruling in std::mem::take(&mut self.log) {
                 self.apply(&ruling, saw);
                 self.log.push(ruling);
@@ -94,6 +103,7 @@ impl Track {
     fn apply(&mut self, ruling: &Ruling, saw: &Sawtooth) {
         match ruling {
             Ruling::Restart(t_h) => self.regression.restart(*t_h),
+            Ruling::Step { .. } if self.net => {}
             Ruling::Step { t_h, .. } => self.regression.step(*t_h),
             Ruling::Use(block) => self.regression.push(block, saw),
             Ruling::Drop(_) => {}
