@@ -117,6 +117,12 @@ impl Blocker {
         self.base_bytes.unwrap_or(0.0)
     }
 
+    /// Median of the last blocks that were used, bytes.
+    pub fn level_bytes(&self) -> Option<f64> {
+        let mut last: Vec<f64> = self.recent.iter().map(|b| b.y).collect();
+        (!last.is_empty()).then(|| quantile(&mut last, 0.5) * self.tolerance_bytes + self.base_bytes())
+    }
+
     /// Takes a tick; rulings that follow are appended to `out`.
     pub fn push(&mut self, tick: Tick, out: &mut Vec<Ruling>) {
         self.base_bytes.get_or_insert(tick.bytes);

@@ -95,10 +95,10 @@ pub struct Posterior {
     pub flat: Vec<Part>,
     /// Best hypothesis with a leak.
     pub best: Option<Hypothesis>,
+    /// Best hypothesis of all.
+    pub top: Option<Hypothesis>,
     /// Posterior probability that the leak, if any, is linear in requests rather than time.
     pub p_requests: f64,
-    /// Posterior mean of the present rate in tolerances per horizon.
-    pub rate: f64,
     /// Posterior probability of each way of starting.
     pub warm_weights: WarmWeights,
 }
@@ -522,10 +522,11 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
     }
     let best =
         sceptical.iter().filter(|s| list[s.2].leak != Leak::None).max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);
+    let first = sceptical.iter().max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);
     let top = sceptical.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
     sceptical.iter_mut().for_each(|s| s.1.weight = (s.0 - top).exp());
     let sum: f64 = sceptical.iter().map(|s| s.1.weight).sum();
-    let mut out = Posterior { best, ..Posterior::default() };
+    let mut out = Posterior { best, top: first, ..Posterior::default() };
     let (mut by_requests, mut leaking) = (0.0, 1e-300);
     for (_, mut part, i) in sceptical {
         part.weight /= sum;
@@ -533,7 +534,6 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
         if h.leak != Leak::None {
             leaking += part.weight;
             by_requests += part.weight * f64::from(u8::from(h.leak == Leak::Requests));
-            out.rate += part.weight * part.mean / h.factor * rate_factor(h, r);
         }
         out.warm_weights.0[h.warm] += part.weight;
         if part.weight > 1e-8 {
@@ -549,9 +549,4 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
         .filter(|p| p.weight > 1e-6)
         .collect();
     out
-}
-
-/// Tolerances per horizon, at the present rate, per unit of the leak's coefficient.
-fn rate_factor(h: &Hypothesis, _r: &Regression) -> f64 {
-    if h.leak == Leak::Requests { h.factor } else { 1.0 }
 }

@@ -143,6 +143,11 @@ impl Regression {
         self.shift = 0.0;
     }
 
+    /// When the present incarnation began, hours.
+    pub fn segment_start_h(&self) -> f64 {
+        self.segment_start_h
+    }
+
     /// Standard deviations of the priors of the common columns: steps, then level.
     pub fn ridges_of_segment(&self, variance: f64) -> Vec<f64> {
         let mut out = vec![variance / (prior::LEVEL * prior::LEVEL)];

@@ -100,6 +100,11 @@ impl Track {
         true
     }
 
+    /// Median of the last blocks, bytes.
+    pub fn level_bytes(&self) -> Option<f64> {
+        self.blocker.level_bytes()
+    }
+
     fn apply(&mut self, ruling: &Ruling, saw: &Sawtooth) {
         match ruling {
             Ruling::Restart(t_h) => self.regression.restart(*t_h),
