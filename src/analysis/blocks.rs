@@ -20,8 +20,8 @@ pub struct Scale {
 
 /// Ten minutes, lower quartile: what most series are judged by.
 pub const FINE: Scale = Scale { block_s: 600.0, share: 0.05, floor: 0.25 };
-/// An hour, lowest fifth: for series that are up as often as down, such as those of an unrecognised collector.
-pub const COARSE: Scale = Scale { block_s: 3600.0, share: 0.12, floor: 0.2 };
+/// An hour, median: for series that flip between two levels, or that are up as often as down.
+pub const COARSE: Scale = Scale { block_s: 3600.0, share: 0.12, floor: 0.5 };
 /// Blocks of a segment held back until its start-up jumps can be told from its noise.
 const START: usize = 8;
 /// Blocks beyond the gate that make a step of an excursion.
@@ -182,18 +182,22 @@ impl Blocker {
         }
     }
 
-    /// Ends the start of a segment: what came before its last great jump was loading, not yet the series.
+    /// Ends the start of a segment: first blocks that lie far from all that follow were loading, not yet the series.
     fn settle(&mut self, out: &mut Vec<Ruling>) {
         if self.started {
             return;
         }
         self.started = true;
         let start = std::mem::take(&mut self.start);
-        let mut jumps: Vec<f64> = start.windows(2).map(|w| (w[1].y - w[0].y).abs()).collect();
-        let all = jumps.clone();
-        let usual = quantile(&mut jumps, 0.5);
-        let last = all.iter().rposition(|j| *j > (8.0 * usual).max(0.5)).filter(|at| *at + 3 < all.len());
-        let skip = last.map_or(0, |at| at + 1);
+        let mut skip = 0;
+        while skip < START / 2 && skip + 3 < start.len() {
+            let mut rest: Vec<f64> = start[skip + 1..].iter().map(|b| b.y).collect();
+            let (low, middle, high) = (quantile(&mut rest, 0.25), quantile(&mut rest, 0.5), quantile(&mut rest, 0.75));
+            if (start[skip].y - middle).abs() <= (4.0 * (high - low)).max(0.5) {
+                break;
+            }
+            skip += 1;
+        }
         for (i, block) in start.into_iter().enumerate() {
             if i < skip {
                 out.push(Ruling::Drop(block));

@@ -143,9 +143,15 @@ impl Detector {
     }
 
     fn evident(&self) -> bool {
+        self.doubt() < DOUBT / f64::from(self.params.series_count.max(1)).sqrt()
+    }
+
+    /// Posterior probability, by the scale that is surest, that the drift is less than half the tolerance after all; 1 while it
+    /// is not likely beyond the tolerance itself. The alarm rings when this is small and stays so.
+    #[must_use]
+    pub fn doubt(&self) -> f64 {
         let horizon_h = self.params.horizon_s / 3600.0;
-        let sure = 1.0 - DOUBT / f64::from(self.params.series_count.max(1)).sqrt();
-        [&self.fine, &self.coarse].iter().any(|t| outside(t, horizon_h, sure))
+        [&self.fine, &self.coarse].iter().map(|t| doubt(t, horizon_h)).fold(1.0, f64::min)
     }
 }
 
@@ -159,20 +165,23 @@ const STANDS_H: f64 = 0.4;
 /// ... and the same as a share of the run so far.
 const STANDS_SHARE: f64 = 0.05;
 
-/// True if the drift of this track is likely beyond the tolerance and surely beyond half of it, on the same side.
-fn outside(t: &Track, horizon_h: f64, sure: f64) -> bool {
+/// See [`Detector::doubt`].
+fn doubt(t: &Track, horizon_h: f64) -> f64 {
     if t.regression.blocks < conclude::BLOCKS_MIN {
-        return false;
+        return 1.0;
     }
     let p = &t.posterior;
     // Steps that are believed to be a leak shift the drift; the smooth part must not undo that.
     let steps = steps::judge(&t.steps, t.regression.now_h, horizon_h);
     let shift = if steps.leaking { steps.drift - 2.0 * steps.sd * steps.drift.signum() } else { 0.0 };
     let half = p.above(0.5 - shift);
-    if half > sure {
-        return p.above(1.0 - shift) > LIKELY;
+    if half > 0.5 {
+        if p.above(1.0 - shift) > LIKELY { 1.0 - half } else { 1.0 }
+    } else if p.below(-1.0 - shift) > LIKELY {
+        1.0 - p.below(-0.5 - shift)
+    } else {
+        1.0
     }
-    half < 1.0 - sure && p.below(-0.5 - shift) > sure && p.below(-1.0 - shift) > LIKELY
 }
 
 /// The finding on a whole series at once: the same as pushing every point and looking once at the end.
