@@ -23,6 +23,7 @@ pub mod status;
 pub mod unit_failed;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -128,6 +129,34 @@ enum Command {
     Version,
 }
 
+impl Command {
+    /// Commands that print facts and are done. All others write into pipes and sockets that may close under them, and must
+    /// outlive that.
+    fn only_prints(&self) -> bool {
+        matches!(
+            self,
+            Command::Alerts(_)
+                | Command::Analyze(_)
+                | Command::Compare(_)
+                | Command::Fleet(_)
+                | Command::Gate(_)
+                | Command::Model(_)
+                | Command::Query(_)
+                | Command::Report(_)
+                | Command::Rules(_)
+                | Command::Runs(_)
+                | Command::Status(_)
+        )
+    }
+}
+
+/// `soakd query ... | head` ends as any Unix tool does, instead of panicking about a closed pipe: Rust ignores SIGPIPE at
+/// start, and this takes that back.
+fn end_quietly_when_nobody_reads() {
+    // SAFETY: called once, before any thread is started; the default action needs no handler of ours.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+}
+
 /// Parses `args` (program name first), runs the subcommand, and maps its outcome to the exit code contract:
 /// 0 passed, 1 failed, 2 could not start, 3 inconclusive.
 pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
@@ -138,6 +167,9 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    if cli.command.only_prints() {
+        end_quietly_when_nobody_reads();
+    }
     let done: Done = match cli.command {
         Command::Alerts(args) => alerts::execute(&args),
         Command::Query(args) => query::execute(&args),
