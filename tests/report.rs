@@ -224,3 +224,35 @@ fn gate_judges_and_its_exit_code_says_so() {
     let json: Value = serde_json::from_slice(&report.stdout).expect("json");
     assert_eq!(json["run"]["run_id"], 1);
 }
+
+/// With a browser at hand: the page's script runs, finds its charts and offers zooming, and nothing is reported broken.
+#[test]
+fn a_browser_runs_the_page() {
+    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find(|name| std::process::Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success()))
+    else {
+        eprintln!("no chromium here: the page was not opened");
+        return;
+    };
+    let (folder, facts) = written(SHORT);
+    let page = folder.path().join("report.html");
+    std::fs::write(&page, html::render(&facts, &[]).expect("rendered")).expect("written");
+    let out = std::process::Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--enable-logging=stderr",
+            "--dump-dom",
+        ])
+        .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .expect("the browser starts");
+    let (dom, log) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(!log.contains("Uncaught") && !log.contains("Refused to"), "{log}");
+    assert!(dom.contains("whole run (2.0 h)"), "the script has run: the shown range is written");
+    assert!(dom.contains("<div class=\"controls\">"), "zooming is offered");
+}

@@ -60,10 +60,7 @@ pub fn execute(args: &Args) -> Done {
         print(&lines.concat())?;
         return Ok(Outcome::Passed);
     }
-    let asked = match &args.gates {
-        Some(path) => read(path)?,
-        None => parse("the profile roadmap", ROADMAP)?,
-    };
+    let asked = asked(args.gates.as_deref())?;
     let facts = read_run(&args.db, args.run, 64)?;
     let results = gates::judge(&facts, &asked);
     match args.format {
@@ -78,6 +75,11 @@ pub fn execute(args: &Args) -> Done {
     } else {
         Outcome::Passed
     })
+}
+
+/// The gates in a file, or the profile that ships.
+pub(super) fn asked(file: Option<&Path>) -> Result<Vec<Gate>, CannotStart> {
+    file.map_or_else(|| parse("the profile roadmap", ROADMAP), read)
 }
 
 /// The gates that a report on this run shows: the profile is about GPU servers, and says nothing of a run on a CPU.

@@ -4,6 +4,7 @@ pub mod alerts;
 pub mod analyze;
 pub mod check;
 mod compare;
+mod docs;
 mod fleet;
 mod gate;
 pub mod internal_canary;
@@ -87,6 +88,8 @@ enum Command {
     Check(check::Args),
     /// Did it get worse? Replicated runs, group against group.
     Compare(compare::Args),
+    /// Write the documents from the database; every figure names its run.
+    Docs(docs::Args),
     /// Judge a run by gates: go or no-go.
     Gate(gate::Args),
     /// What CUDA says of this machine.
@@ -189,6 +192,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::Model(args) => model::execute(&args),
         Command::Mail(args) => mail::execute(&args),
         Command::Compare(args) => compare::execute(&args),
+        Command::Docs(args) => docs::execute(&args),
         Command::Gate(args) => gate::execute(&args),
         Command::Report(args) => report::execute(&args),
         Command::UnitFailed(args) => unit_failed::execute(&args),

@@ -3,6 +3,7 @@
 //! No IO, no clock, no SQL. A raw reading and what is derived from it are different types.
 
 pub mod alert;
+pub mod bench;
 pub mod columns;
 pub mod event;
 pub mod facts;

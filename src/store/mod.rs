@@ -8,6 +8,7 @@
 mod alerts;
 mod error;
 mod facts;
+mod facts_bench;
 mod facts_series;
 mod fleet;
 #[doc(hidden)] // for tests and benchmarks
