@@ -1,6 +1,8 @@
 //! The store under real conditions: writers killed at random with SIGKILL, disks that fill up, and a database as two days of
 //! samples leave it. Children are this very test binary, started again with a task in the environment.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use serde_json::json;
 use soakd::model::event::{Event, EventKind, EventSeverity};
 use soakd::model::process::NewProcess;
@@ -231,8 +233,6 @@ fn a_full_disk_sheds_samples_before_events_and_recovers_a_hundred_times() {
 #[test]
 fn child_limited() {
     let Some(path) = std::env::var_os("SOAKD_TEST_STORE_LIMITED").map(PathBuf::from) else { return };
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    use nix::sys::signal::{SigHandler, Signal, signal};
     // SAFETY: ignoring a signal installs no handler; SIGXFSZ would end the process instead of failing the write.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.expect("ignore");
     let mut store = Store::open(&path, Mode::Write).expect("store");

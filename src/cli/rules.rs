@@ -37,7 +37,8 @@ enum Action {
 #[derive(Debug, clap::Args)]
 struct Files {
     /// Rule files, after the built-in rules; none: those of the configuration
-    files: Vec<PathBuf>,
+    #[arg(value_name = "FILE")]
+    named: Vec<PathBuf>,
     /// The configuration whose rule files are meant
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -49,7 +50,10 @@ struct Files {
 /// Lists, checks or tests.
 pub fn execute(args: &Args) -> Done {
     match &args.action {
-        Action::List(files) => list(&sound(files)?),
+        Action::List(files) => {
+            list(&sound(files)?);
+            Ok(Outcome::Passed)
+        }
         Action::Check(files) => {
             let rules = sound(files)?;
             println!("{} rules are sound.", rules.rules.len());
@@ -64,8 +68,8 @@ pub fn execute(args: &Args) -> Done {
 }
 
 fn sources(files: &Files) -> Result<RuleSources, CannotStart> {
-    if !files.files.is_empty() {
-        return Ok(RuleSources { builtin: !files.no_builtin, files: files.files.clone() });
+    if !files.named.is_empty() {
+        return Ok(RuleSources { builtin: !files.no_builtin, files: files.named.clone() });
     }
     let config = crate::config::load(files.config.as_deref()).map_err(CannotStart::because)?;
     Ok(RuleSources { builtin: config.alerts.builtin && !files.no_builtin, files: config.alerts.rules })
@@ -82,7 +86,7 @@ fn sound(files: &Files) -> Result<RuleSet, CannotStart> {
     Err(CannotStart(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
 }
 
-fn list(rules: &RuleSet) -> Done {
+fn list(rules: &RuleSet) {
     let width = rules.rules.iter().map(|rule| rule.name.len()).max().unwrap_or(0);
     for rule in &rules.rules {
         let meaning: String = rule.meaning.lines().next().unwrap_or("").chars().take(90).collect();
@@ -92,7 +96,6 @@ fn list(rules: &RuleSet) -> Done {
     for (name, what) in PARAMETERS {
         println!("  {name:<26} {what}");
     }
-    Ok(Outcome::Passed)
 }
 
 fn test(files: &Files) -> Done {

@@ -46,7 +46,7 @@ pub struct Rows {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     /// SQLite does not understand it.
-    #[error("{message}{}", hint_text(.hint))]
+    #[error("{message}{}", hint_text(.hint.as_deref()))]
     Sql {
         /// SQLite's words.
         message: String,
@@ -72,8 +72,8 @@ pub enum QueryError {
     Store(String),
 }
 
-fn hint_text(hint: &Option<String>) -> String {
-    hint.as_ref().map(|hint| format!(". {hint}")).unwrap_or_default()
+fn hint_text(hint: Option<&str>) -> String {
+    hint.map(|hint| format!(". {hint}")).unwrap_or_default()
 }
 
 /// A read-only connection on a leash.
@@ -320,7 +320,7 @@ fn cell(value: ValueRef<'_>) -> Value {
         }
         ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned().into(),
         ValueRef::Blob(blob) => {
-            let hex: String = blob.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = blob.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
             format!("x'{hex}'").into()
         }
     }

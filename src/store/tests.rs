@@ -330,3 +330,12 @@ fn every_view_opens_in_an_empty_database() {
         reader.query_rows(&format!("SELECT * FROM {view}"), &[], limits(10)).expect(view);
     }
 }
+
+#[test]
+fn the_documentation_names_every_table_and_view() {
+    let text = include_str!("../../docs/database.md");
+    let reader = super::sql::Sandbox::new().expect("schema");
+    let missing: Vec<&String> =
+        reader.reader().schema().keys().filter(|name| !text.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "docs/database.md does not mention {missing:?}");
+}

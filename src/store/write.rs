@@ -7,7 +7,7 @@ use crate::model::event::{Event, EventKind, EventSeverity};
 use crate::model::finding::Finding;
 use crate::model::process::{Golden, NewDevice, NewProcess, ProcessEnd, ProcessRow};
 use crate::model::run::{RunEnd, RunPlan, UnfinishedRun};
-use crate::model::sample::LatencyInterval;
+use crate::model::sample::{LatencyInterval, Role};
 use crate::model::series::SeriesKey;
 use crate::model::time::UnixMillis;
 use rusqlite::{OptionalExtension, Params, Transaction, params};
@@ -230,7 +230,7 @@ impl<'a> Writing<'a> {
         self.execute(
             "INSERT INTO series (run_id, name, kind, role, ordinal, judged) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (run_id, name) DO UPDATE SET judged = excluded.judged",
-            params![run_id, name, key.kind.as_str(), key.role.map(|role| role.as_str()), key.ordinal, judged],
+            params![run_id, name, key.kind.as_str(), key.role.map(Role::as_str), key.ordinal, judged],
         )?;
         let row =
             self.row("SELECT series_id FROM series WHERE run_id = ?1 AND name = ?2", params![run_id, name], |row| {

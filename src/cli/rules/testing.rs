@@ -81,7 +81,7 @@ struct StepAt {
     sql: String,
 }
 
-/// A row that a rule returns in place of what its SQL would, from a moment until another.
+/// A row that a rule returns beside those of its SQL, from a moment until another.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RowsAt {
@@ -210,16 +210,13 @@ impl Runner {
         }
         let mut found = Vec::new();
         for rule in &self.rules.rules {
-            let given: Vec<&RowsAt> = test.rows.iter().filter(|rows| rows.rule == rule.name).collect();
-            let rows = if given.is_empty() {
-                let limits = Limits { rows_max: 10_000, expired: Box::new(|| false) };
-                found_rows(self.sandbox.reader().query_rows(&rule.sql, &params, limits))
-            } else {
-                let there = |rows: &&RowsAt| {
-                    Ok::<_, String>((moment(&rows.from)? <= t && t < moment(&rows.until)?).then(|| rows.row.clone()))
-                };
-                Ok(given.iter().map(there).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-            };
+            let limits = Limits { rows_max: 10_000, expired: Box::new(|| false) };
+            let mut rows = found_rows(self.sandbox.reader().query_rows(&rule.sql, &params, limits));
+            for given in test.rows.iter().filter(|given| given.rule == rule.name) {
+                if moment(&given.from)? <= t && t < moment(&given.until)? {
+                    rows = rows.map(|rows| rows.into_iter().chain([given.row.clone()]).collect());
+                }
+            }
             found.push(Found { rule: rule.name.clone(), rows });
         }
         let nothing = BTreeSet::new();
@@ -281,6 +278,15 @@ mod tests {
         };
         let untested: Vec<&str> = rules.rules.iter().map(|r| r.name.as_str()).filter(|name| !fires(name)).collect();
         assert_eq!(untested, Vec::<&str>::new(), "each shipped rule is seen firing in a test");
+    }
+
+    #[test]
+    fn the_example_in_the_documentation_passes_its_test() {
+        let text = include_str!("../../../docs/alert-rules.md");
+        let blocks: Vec<&str> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        let rules = RuleSet::parse("docs/alert-rules.md", blocks[0]).expect("the first example is a rule");
+        let results = run_suite("docs/alert-rules.md", blocks[1], &rules).expect("the second is its test");
+        assert!(results.len() == 1 && results[0].problems.is_empty(), "{results:?}");
     }
 
     #[test]

@@ -106,3 +106,18 @@ fn templates_know_units_and_a_mistake_does_not_lose_the_mail() {
     let endless = "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}";
     assert!(templates.render(endless, &row).contains("[template failed"), "bounded");
 }
+
+#[test]
+fn the_documentation_names_every_parameter_and_key() {
+    let text = include_str!("../../../docs/alert-rules.md");
+    for (name, _) in crate::rules::PARAMETERS {
+        assert!(text.contains(&format!("`{name}`")), "docs/alert-rules.md does not mention {name}");
+    }
+    // The parser itself lists its keys when it meets one that it does not know.
+    let error = RuleSet::parse("r", "[[rule]]\nname = \"a\"\nnope = 1\n").expect_err("unknown key").to_string();
+    let keys: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+    assert!(keys.len() >= 20, "{error}");
+    for key in keys {
+        assert!(text.contains(&format!("`{key}`")), "docs/alert-rules.md does not mention {key}");
+    }
+}

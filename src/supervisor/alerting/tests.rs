@@ -11,7 +11,8 @@ use crate::store::Mode;
 const START: i64 = 1_790_000_040_000;
 
 struct Bench {
-    _folder: tempfile::TempDir,
+    /// Goes away with its database when the test ends.
+    folder: tempfile::TempDir,
     store: Store,
     run_id: i64,
     worker: i64,
@@ -40,7 +41,7 @@ impl Bench {
         let new =
             NewProcess { run_id, role: Role::Worker, ordinal: 0, pid: 42, name: None, started: UnixMillis(START) };
         let worker = store.start_process(&new).expect("worker").process_id;
-        Bench { _folder: folder, store, run_id, worker }
+        Bench { folder, store, run_id, worker }
     }
 
     fn context(&self) -> AlertContext {
@@ -167,7 +168,7 @@ fn ten_thousand_crashes_are_one_mail_and_a_bounded_outbox() {
 fn a_reload_with_a_mistake_keeps_the_old_rules_and_says_where() {
     let bench = Bench::new();
     let mut alerting = bench.alerting();
-    let path = bench._folder.path().join("mine.toml");
+    let path = bench.folder.path().join("mine.toml");
     let good = "[[rule]]\nname = \"mine\"\nseverity = \"info\"\nsummary = \"{{ x }}\"\nsql = \"SELECT 'a' AS x\"\n";
     std::fs::write(&path, good).expect("write");
     let sources = RuleSources { builtin: true, files: vec![path.clone()] };
