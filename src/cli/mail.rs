@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 /// Takes mails from the outbox to the mail server, for as long as that takes.
 #[derive(Debug, ClapArgs)]
+#[allow(clippy::struct_excessive_bools)] // flags of a command line
 #[command(after_help = "\
 Examples:
   soakd mail --test                        send a test mail on every route and say what happened

@@ -341,7 +341,7 @@ async fn run_command(command: &str) -> Result<Answer, String> {
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let tokens = text.split_whitespace().count() as i64;
-    Ok(Answer { tokens, text, ..Answer::default() })
+    Ok(Answer { text, tokens, ..Answer::default() })
 }
 
 /// Whether the server takes requests, and the first model that it names.

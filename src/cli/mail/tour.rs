@@ -197,12 +197,11 @@ impl Daemon<'_> {
             desk.store.record(|to| to.heartbeat("mailer", now.wall, None, Some(due)))?;
             *beat = Some(now);
         }
-        let watch = match watch {
-            Some(watch) => watch,
-            None => {
-                let silent_ms = millis(self.config.mailer.supervisor_silent_after);
-                watch.insert(Watch::resume(&desk.store, &desk.host, silent_ms)?)
-            }
+        let watch = if let Some(watch) = watch {
+            watch
+        } else {
+            let silent_ms = millis(self.config.mailer.supervisor_silent_after);
+            watch.insert(Watch::resume(&desk.store, &desk.host, silent_ms)?)
         };
         watch.look(desk, now)?;
         courier.round(desk).await

@@ -95,11 +95,11 @@ impl Watch {
             expects: row.expects,
         });
         let before = self.deadman;
-        if let Some(word) = self.deadman.look(pulse, now) {
-            if let Err(error) = write_alarm(desk, &word, now.wall) {
-                self.deadman = before; // say it again at the next look
-                return Err(error);
-            }
+        if let Some(word) = self.deadman.look(pulse, now)
+            && let Err(error) = write_alarm(desk, &word, now.wall)
+        {
+            self.deadman = before; // say it again at the next look
+            return Err(error);
         }
         Ok(())
     }
