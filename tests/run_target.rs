@@ -84,6 +84,10 @@ fn a_servers_leak_is_measured_per_request_in_the_child_that_serves() {
     assert!(!events(dir.path(), "golden_recorded").is_empty());
     let kinds = rows(dir.path(), "SELECT DISTINCT kind FROM latency ORDER BY kind");
     assert_eq!(kinds.len(), 3, "token, first token, request: {kinds:?}");
+    let metrics =
+        Command::new(env!("CARGO_BIN_EXE_soakd")).current_dir(dir.path()).arg("metrics").output().expect("runs");
+    let text = String::from_utf8_lossy(&metrics.stdout);
+    assert!(text.contains(&format!("soakd_requests_total {}\n", work[0])) && text.ends_with("# EOF\n"), "{text}");
 }
 
 #[test]

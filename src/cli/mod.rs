@@ -13,6 +13,7 @@ pub mod internal_probe;
 pub mod internal_target;
 pub mod internal_worker;
 pub mod mail;
+pub mod metrics;
 pub mod model;
 pub mod query;
 mod report;
@@ -115,6 +116,8 @@ enum Command {
     Model(model::Args),
     /// Take mails from the outbox to the mail server, and watch the supervisor.
     Mail(mail::Args),
+    /// Print or serve the newest run's figures in OpenMetrics form.
+    Metrics(metrics::Args),
     /// Ask the database with SQL.
     Query(query::Args),
     /// List, check and test alert rules.
@@ -191,6 +194,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::Status(args) => status::execute(&args),
         Command::Model(args) => model::execute(&args),
         Command::Mail(args) => mail::execute(&args),
+        Command::Metrics(args) => metrics::execute(&args),
         Command::Compare(args) => compare::execute(&args),
         Command::Docs(args) => docs::execute(&args),
         Command::Gate(args) => gate::execute(&args),

@@ -8,6 +8,7 @@ pub mod gates;
 pub mod html;
 pub mod json;
 pub mod mail;
+pub mod metrics;
 pub mod page;
 pub mod plot;
 pub mod png;
