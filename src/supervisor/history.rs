@@ -25,6 +25,18 @@ pub fn replay(path: &Path, run_id: i64, watch: &mut Watch) -> Result<Counts, Que
     past.counts()
 }
 
+/// How far the wall clock was stepped during `run_id` in all, milliseconds: what its times differ by from time that passed.
+pub fn stepped_ms(path: &Path, run_id: i64) -> Result<i64, QueryError> {
+    let reader = Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))?;
+    let sql = "SELECT detail FROM event WHERE run_id = :id AND kind = 'clock_step'";
+    let rows = Past { reader, run_id }.rows(sql, run_id, 0)?;
+    let by_ms = |row: &Vec<Value>| {
+        let detail: Value = serde_json::from_str(text(row, 0)?).ok()?;
+        detail.get("by_ms")?.as_i64()
+    };
+    Ok(rows.iter().filter_map(by_ms).sum())
+}
+
 struct Past {
     reader: Reader,
     run_id: i64,

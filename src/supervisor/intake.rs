@@ -22,10 +22,10 @@ use crate::probe::protocol::{
 use crate::worker::protocol::{FromWorker, GoldenOutput, LoadPlan, Loaded, Scenario, TargetPlan};
 use std::collections::BTreeMap;
 
-/// Without an answer for this long the supervisor reads for itself: longer than a slow answer, shorter than a gap.
-const FALLBACK_AFTER_MS: i64 = 2_500;
-/// Without any reading for this long there is a gap.
-const GAP_MS: i64 = 5_000;
+/// Without an answer for this long beyond two sample intervals the supervisor reads for itself: longer than a slow answer.
+const FALLBACK_GRACE_MS: i64 = 500;
+/// Without any reading for this long, or for four sample intervals, there is a gap.
+const GAP_MS_MIN: i64 = 5_000;
 /// Questions that may be open at once. A probe that is further behind is asked no more until it answers.
 const QUESTIONS_MAX: u64 = 3;
 /// How long one answer may wait for the driver.
@@ -41,7 +41,10 @@ pub struct ProbeTalk {
     asked: u64,
     ask_at: MonoMillis,
     answered: u64,
+    /// The last reading, whoever took it.
     read: Now,
+    /// The last answer.
+    heard: MonoMillis,
     pss_at: MonoMillis,
     ours: ProcessReading,
     oom_kills: Option<i64>,
@@ -67,6 +70,7 @@ impl ProbeTalk {
             ask_at: now.mono,
             answered: 0,
             read: now,
+            heard: now.mono,
             pss_at: now.mono,
             ours: ProcessReading::default(),
             oom_kills: None,
@@ -78,6 +82,7 @@ impl ProbeTalk {
     /// Nobody watched for so long: that is recorded already and is no fault of the probe.
     pub fn unwatched(&mut self, ms: i64) {
         self.read.mono = self.read.mono.plus(ms);
+        self.heard = self.heard.plus(ms);
     }
 
     /// Our own last reading.
@@ -109,7 +114,7 @@ impl Core {
         // A tick may be a little early; an ending run ticks much faster than it samples.
         self.probe.ask_at = now.mono.plus(interval_ms - interval_ms / 10);
         let pids: Vec<i32> = std::iter::once(self.probe.pid).chain(self.children.iter().filter_map(live_pid)).collect();
-        if now.mono.since(self.probe.read.mono) > FALLBACK_AFTER_MS {
+        if self.is_probe_silent(now) {
             // Trees are the probe's to read: the keeper's own figures would look like a fall of the target's.
             let single = pids.iter().copied().filter(|pid| self.tree_of(*pid) == Tree::Itself).collect();
             out.push(Effect::ReadFallback { pids: single });
@@ -160,6 +165,7 @@ impl Core {
     }
 
     fn take_readings(&mut self, readings: &Readings, now: Now) {
+        self.probe.heard = now.mono;
         self.close_sampling_gap(now);
         for answer in &readings.processes {
             if let Outcome::Present(figures) = &answer.reading {
@@ -188,23 +194,23 @@ impl Core {
 
     /// What the supervisor read for itself, while the probe is silent.
     pub(super) fn take_fallback(&mut self, readings: &[(i32, ProcessReading)], now: Now) {
-        if now.mono.since(self.probe.read.mono) <= FALLBACK_AFTER_MS - 1_000 {
+        if readings.is_empty() || !self.is_probe_silent(now) {
             return; // the probe was quicker
         }
+        self.close_sampling_gap(now);
         for (pid, reading) in readings {
             self.take_process(*pid, *reading, now);
         }
-        if !readings.is_empty() {
-            let behind = now.mono.0 - FALLBACK_AFTER_MS; // so that the next tick reads again
-            self.close_sampling_gap(now);
-            self.probe.read = Now { wall: now.wall, mono: MonoMillis(behind.max(0)) };
-        }
+    }
+
+    fn is_probe_silent(&self, now: Now) -> bool {
+        now.mono.since(self.probe.heard) > 2 * millis(self.config.run.sample_interval) + FALLBACK_GRACE_MS
     }
 
     fn close_sampling_gap(&mut self, now: Now) {
         let before = std::mem::replace(&mut self.probe.read, now);
         let silent_ms = now.mono.since(before.mono);
-        if silent_ms > GAP_MS {
+        if silent_ms > GAP_MS_MIN.max(4 * millis(self.config.run.sample_interval)) {
             self.ledger.put(Entry::Gap { from: before.wall, to: now.wall, reason: "probe_down" });
             let summary = format!("no readings for {:.1} s: the probe did not answer", silent_ms as f64 / 1e3);
             self.note(now, EventKind::SamplingGap, EventSeverity::Warning, summary);

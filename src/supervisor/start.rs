@@ -60,7 +60,12 @@ pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, Star
     }
     let mut watch = Watch::new(params(&config));
     let beginning = match unfinished.filter(|_| !fresh) {
-        Some(run) => {
+        Some(mut run) => {
+            // The newest row may be later than the last one: the clock may have been stepped back since.
+            let beat = store.heartbeat_of("supervisor")?.filter(|beat| beat.run_id == Some(run.run_id));
+            run.last_seen = beat.map_or(run.last_seen, |beat| beat.at);
+            let stepped_ms = history::stepped_ms(&database, run.run_id)
+                .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })?;
             config = go_on_as_before(config, &run)?;
             watch = Watch::new(params(&config));
             let golden = golden(&store, run.run_id)?;
@@ -70,7 +75,7 @@ pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, Star
             let alarms = Alarms::open(&store, &config, run.run_id, &run.plan)?;
             Beginning {
                 alarms,
-                served_ms: run.served_ms(),
+                served_ms: (run.served_ms() - stepped_ms).max(0),
                 resumed: true,
                 golden,
                 counts,

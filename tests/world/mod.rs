@@ -1,0 +1,487 @@
+//! A world for the supervisor's core: a clock that is only a number, children that are scripts, and a ledger of what was
+//! really done to them, to compare the database with.
+
+use rusqlite::Connection;
+use soakd::config::{Backend, Config, MailerRunsAs};
+use soakd::model::sample::{HostReading, ProcessReading, Role, WorkReading};
+use soakd::model::time::{MonoMillis, Now, UnixMillis};
+use soakd::probe::protocol::{FromProbe, Gpus, Outcome, ProcessAnswer, ProcessFigures, Readings, ToProbe};
+use soakd::supervisor::Options;
+use soakd::supervisor::core::Core;
+use soakd::supervisor::event::{ChildId, Effect, Event, LastWords, Life};
+use soakd::supervisor::start;
+use soakd::wire::WireError;
+use soakd::worker::protocol::{FromWorker, GoldenOutput, Loaded, ToWorker};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+const SECOND_MS: i64 = 1_000;
+
+/// What breaks.
+#[derive(Debug, Clone, Copy)]
+pub struct Faults {
+    /// How often something does.
+    pub per_hour: f64,
+    /// Whether soakd itself is killed.
+    pub supervisor_dies: bool,
+    /// Whether clocks step and the host is suspended.
+    pub clocks_jump: bool,
+}
+
+impl Faults {
+    /// Nothing.
+    pub const NONE: Faults = Faults { per_hour: 0.0, supervisor_dies: false, clocks_jump: false };
+    /// Something every other hour.
+    pub const FEW: Faults = Faults { per_hour: 0.2, supervisor_dies: true, clocks_jump: true };
+}
+
+/// What the worker's memory does.
+#[derive(Debug, Clone, Copy)]
+pub enum Memory {
+    /// Warms up and stays.
+    Flat,
+    /// Grows for ever.
+    Leak {
+        /// How fast.
+        bytes_per_hour: f64,
+    },
+}
+
+/// A child that is a script.
+#[derive(Debug)]
+struct Script {
+    child: ChildId,
+    pid: i32,
+    born: i64,
+    /// It exists, but does nothing.
+    frozen: bool,
+    /// It said garbage and will be killed.
+    garbled: bool,
+    /// Its end is on the way.
+    ending: bool,
+    progress: u64,
+    beat_ms: i64,
+}
+
+/// What was really done.
+#[derive(Debug, Default)]
+struct Truth {
+    crashes: i64,
+    hangs: i64,
+    supervisor_kills: i64,
+}
+
+pub struct World {
+    seed: u64,
+    random: u64,
+    faults: Faults,
+    memory: Memory,
+    folder: tempfile::TempDir,
+    config: Config,
+    core: Option<Core>,
+    now: Now,
+    suspended_ms: i64,
+    /// By time and order: what is on its way to the core.
+    due: BTreeMap<(i64, u64), Event>,
+    order: u64,
+    scripts: BTreeMap<Life, Script>,
+    pids: i32,
+    truth: Truth,
+    refuse_from: Option<i64>,
+    over: bool,
+}
+
+impl World {
+    pub fn new(seed: u64, duration: Duration, faults: Faults, memory: Memory) -> World {
+        // In memory if there is such a place: a simulated power cut is not what is tested here.
+        let place = Path::new("/dev/shm");
+        let place = if place.is_dir() { place.to_path_buf() } else { std::env::temp_dir() };
+        let folder = tempfile::tempdir_in(place).expect("a folder");
+        let mut config = Config::default();
+        config.run.database = folder.path().join("soak.db");
+        config.run.duration = duration;
+        config.model.backend = Backend::Cpu;
+        config.mailer.runs_as = MailerRunsAs::Child;
+        // The decisions are the same at any rate; a debug build in CI has only so much time.
+        let long = duration > Duration::from_secs(10 * 3_600);
+        config.run.sample_interval = Duration::from_secs(if long { 60 } else { 10 });
+        config.worker.heartbeat = Duration::from_secs(if long { 60 } else { 10 });
+        config.worker.hang_after = Duration::from_secs(200);
+        config.probe.hang_after = Duration::from_secs(200);
+        config.probe.pss_every = Duration::from_secs(300);
+        config.alerts.evaluate_every = Duration::from_secs(if long { 3_600 } else { 600 });
+        config.run.look_every = Duration::from_secs(if long { 1_800 } else { 300 });
+        let now = Now { wall: UnixMillis(1_700_000_000_000), mono: MonoMillis(1_000_000) };
+        World {
+            seed,
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed,
+            faults,
+            memory,
+            folder,
+            config,
+            core: None,
+            now,
+            suspended_ms: 0,
+            due: BTreeMap::new(),
+            order: 0,
+            scripts: BTreeMap::new(),
+            pids: 100,
+            truth: Truth::default(),
+            refuse_from: None,
+            over: false,
+        }
+    }
+
+    /// From that much time on, every worker ends before it is ready.
+    pub fn refuse_after(&mut self, ms: i64) {
+        self.refuse_from = Some(self.now.mono.0 + ms);
+    }
+
+    pub fn run_to_its_end(&mut self) {
+        self.begin();
+        // Ten times the duration: a run that does not end is a failure and not a test that hangs.
+        let give_up = self.now.mono.0 + 10 * self.config.run.duration.as_millis() as i64 + 10 * 3_600_000;
+        while !self.over {
+            assert!(self.now.mono.0 < give_up, "seed {}: the run does not end", self.seed);
+            self.second();
+        }
+        self.core = None;
+    }
+
+    fn begin(&mut self) {
+        let options = Options { config: self.config.clone(), ..Options::default() };
+        let core = start::begin(options, self.now, self.suspended_ms);
+        self.core = Some(core.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed)));
+    }
+
+    /// One second: what is due, the tick, and perhaps a fault.
+    fn second(&mut self) {
+        let until = self.now.mono.0 + SECOND_MS;
+        while let Some(((at, order), _)) = self.due.first_key_value().map(|(key, event)| (*key, event)) {
+            if at > until {
+                break;
+            }
+            let event = self.due.remove(&(at, order)).expect("it was there");
+            self.advance_to(at);
+            self.deliver(event);
+            if self.over {
+                return;
+            }
+        }
+        self.advance_to(until);
+        self.apply(Event::Tick { suspended_ms: self.suspended_ms });
+        if !self.over && self.chance(self.faults.per_hour / 3_600.0) {
+            self.break_something();
+        }
+    }
+
+    fn advance_to(&mut self, mono: i64) {
+        let by = (mono - self.now.mono.0).max(0);
+        self.now.mono.0 += by;
+        self.now.wall.0 += by;
+    }
+
+    /// An event on its way arrives, if its child still is what it was.
+    fn deliver(&mut self, event: Event) {
+        match &event {
+            Event::Worker { life, message, .. } => {
+                let Some(script) = self.scripts.get_mut(life) else { return };
+                if script.frozen || script.ending || script.garbled {
+                    return;
+                }
+                if let FromWorker::Beat { .. } = message {
+                    script.progress += 1;
+                    let (child, life, at) = (script.child, *life, self.now.mono.0 + script.beat_ms);
+                    let beat = self.beat(life);
+                    self.later(at, Event::Worker { child, life, message: beat });
+                }
+            }
+            Event::Probe { life, .. } => {
+                if self.scripts.get(life).is_none_or(|script| script.frozen || script.ending) {
+                    return;
+                }
+            }
+            Event::Exited { life, words, .. } => {
+                let Some(script) = self.scripts.remove(life) else { return };
+                if script.child.role == Role::Worker && words.exit_code != Some(0) {
+                    match script.frozen {
+                        true => self.truth.hangs += 1,
+                        false => self.truth.crashes += 1,
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.apply(event);
+    }
+
+    fn apply(&mut self, event: Event) {
+        let core = self.core.as_mut().expect("a core that lives");
+        for effect in core.apply(event, self.now) {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn { child, life } => {
+                self.pids += 1;
+                let (pid, born) = (self.pids, self.now.mono.0);
+                let script = Script {
+                    child,
+                    pid,
+                    born,
+                    frozen: false,
+                    garbled: false,
+                    ending: false,
+                    progress: 0,
+                    beat_ms: 1_000,
+                };
+                self.scripts.insert(life, script);
+                self.apply(Event::Spawned { child, life, pid, oom_kills: Some(0) });
+            }
+            Effect::ToWorker { life, order: ToWorker::Load(plan) } => self.load(life, &plan),
+            Effect::ToWorker { life, order: ToWorker::Stop } => self.end(life, 200, Some(0), None),
+            Effect::ToWorker { .. } => {}
+            Effect::ToProbe { life, order: ToProbe::Start(_) } => {
+                let pid = self.scripts[&life].pid;
+                self.later(self.now.mono.0 + 50, Event::Probe { life, message: FromProbe::Ready { pid } });
+            }
+            Effect::ToProbe { life, order: ToProbe::Tick(tick) } => {
+                let pids: Vec<i32> = tick.processes.iter().map(|watched| watched.pid).collect();
+                let processes = self.read(&pids).into_iter().map(|(pid, reading)| ProcessAnswer {
+                    pid,
+                    reading: Outcome::Present(ProcessFigures { reading, start_ticks: 1 }),
+                });
+                let readings = Readings {
+                    tick: tick.tick,
+                    processes: processes.collect(),
+                    host: HostReading { disk_free_bytes: Some(500_000_000_000), ..HostReading::default() },
+                    cgroup: Outcome::Absent("a simulation".into()),
+                    gpus: Gpus::Absent("a simulation".into()),
+                    gpu_events: vec![],
+                    gpu_events_dropped: 0,
+                };
+                self.later(
+                    self.now.mono.0 + 20,
+                    Event::Probe { life, message: FromProbe::Readings(Box::new(readings)) },
+                );
+            }
+            Effect::Terminate { life } | Effect::CloseStdin { life } => self.end(life, 50, Some(0), None),
+            Effect::Kill { life } => self.end(life, 10, None, Some(9)),
+            Effect::ReadFallback { pids } => {
+                let readings = self.read(&pids);
+                self.apply(Event::Fallback { readings });
+            }
+            Effect::Leave => self.over = true,
+        }
+    }
+
+    fn load(&mut self, life: Life, plan: &soakd::worker::protocol::LoadPlan) {
+        let at = self.now.mono.0;
+        if self.refuse_from.is_some_and(|from| at >= from) {
+            return self.end(life, 100, Some(1), None);
+        }
+        let script = self.scripts.get_mut(&life).expect("it was spawned");
+        script.beat_ms = plan.beat_ms as i64;
+        let child = script.child;
+        let loaded = Loaded {
+            backend: "cpu".into(),
+            fallback: None,
+            model: plan.model.clone(),
+            weight_bytes: 1,
+            weight_bytes_per_token: 1,
+            types: "F32: 1".into(),
+            shape: "scripted".into(),
+            took_ms: 900,
+        };
+        self.later(at + 900, Event::Worker { child, life, message: FromWorker::Loaded(loaded) });
+        if plan.golden.is_empty() {
+            for prompt in 0..plan.prompts {
+                let output = GoldenOutput { backend: "cpu".into(), prompt, tokens: vec![1, 2, 3], hash: 9 };
+                self.later(at + 950, Event::Worker { child, life, message: FromWorker::Golden(output) });
+            }
+        }
+        let beat = self.beat(life);
+        self.later(at + 1_000, Event::Worker { child, life, message: beat });
+        if self.refuse_from.is_some() {
+            // The one that works lives until the refusals begin.
+            let words = LastWords { exit_signal: Some(11), ..LastWords::default() };
+            self.later(self.refuse_from.unwrap_or(at), Event::Exited { child, life, words });
+        }
+    }
+
+    fn beat(&self, life: Life) -> FromWorker {
+        let script = &self.scripts[&life];
+        let tokens = script.progress as i64 * 50;
+        let reading =
+            WorkReading { tokens, requests: tokens / 64, held_host_bytes: 30_000_000, ..WorkReading::default() };
+        FromWorker::Beat { progress: script.progress, reading }
+    }
+
+    fn end(&mut self, life: Life, after_ms: i64, exit_code: Option<i32>, exit_signal: Option<i32>) {
+        let Some(script) = self.scripts.get_mut(&life) else { return };
+        if std::mem::replace(&mut script.ending, true) {
+            return;
+        }
+        let child = script.child;
+        let words = LastWords { exit_code, exit_signal, stderr_tail: "scripted".into(), oom_kills: Some(0) };
+        self.later(self.now.mono.0 + after_ms, Event::Exited { child, life, words });
+    }
+
+    fn read(&mut self, pids: &[i32]) -> Vec<(i32, ProcessReading)> {
+        let mut readings = Vec::new();
+        for pid in pids {
+            let script = self.scripts.values().find(|script| script.pid == *pid);
+            let age_h = script.map_or(0.0, |script| (self.now.mono.0 - script.born) as f64 / 3.6e6);
+            let (base, growth) = match script.map(|script| script.child.role) {
+                Some(Role::Worker) => match self.memory {
+                    Memory::Flat => (300e6, 0.0),
+                    Memory::Leak { bytes_per_hour } => (300e6, bytes_per_hour * age_h),
+                },
+                Some(Role::Canary) => (2e6, 200e6 / 48.0 * age_h),
+                _ => (10e6, 0.0),
+            };
+            let warm_up = 5e6 * (1.0 - (-age_h * 20.0).exp());
+            let noise = 4_096.0 * (self.roll() * 30.0).floor();
+            let bytes = (base + growth + warm_up + noise) as i64;
+            readings.push((
+                *pid,
+                ProcessReading {
+                    rss_bytes: Some(bytes + 8_000_000),
+                    rss_anon_bytes: Some(bytes),
+                    swap_bytes: Some(0),
+                    threads: Some(3),
+                    open_fds: Some(12),
+                    cpu_ms: Some(0),
+                    ..ProcessReading::default()
+                },
+            ));
+        }
+        readings
+    }
+
+    fn later(&mut self, at: i64, event: Event) {
+        self.order += 1;
+        self.due.insert((at, self.order), event);
+    }
+
+    fn break_something(&mut self) {
+        let life_of = |world: &World, role: Role| {
+            let alive = |(_, script): &(&Life, &Script)| script.child.role == role && !script.ending && !script.frozen;
+            world.scripts.iter().find(alive).map(|(life, script)| (*life, script.child))
+        };
+        let kinds = 7 + 3 * u64::from(self.faults.clocks_jump) + u64::from(self.faults.supervisor_dies);
+        match (self.next_random() % kinds, life_of(self, Role::Worker)) {
+            (0, Some((life, _))) => self.end(life, 1, None, Some(11)),
+            (1, Some((life, _))) => self.end(life, 1, Some(3), None),
+            (2, Some((life, _))) => self.freeze(life),
+            (3, Some((life, child))) => {
+                self.scripts.get_mut(&life).expect("alive").garbled = true;
+                self.apply(Event::Garbled { child, life, error: WireError::Garbled(b"oops".to_vec()) });
+            }
+            (4, _) => life_of(self, Role::Probe).into_iter().for_each(|(life, _)| self.freeze(life)),
+            (5, _) => life_of(self, Role::Probe).into_iter().for_each(|(life, _)| self.end(life, 1, None, Some(6))),
+            (6, _) => life_of(self, Role::Mailer).into_iter().for_each(|(life, _)| self.end(life, 1, Some(1), None)),
+            (7, _) => self.now.wall.0 += 3_600_000 - (self.next_random() % 7_200_000) as i64,
+            (8, _) => self.sleep_through(900_000, true),
+            (9, _) => self.sleep_through(20_000, false),
+            (10, _) => self.kill_supervisor(),
+            _ => {}
+        }
+    }
+
+    fn freeze(&mut self, life: Life) {
+        if let Some(script) = self.scripts.get_mut(&life) {
+            script.frozen = true;
+        }
+    }
+
+    /// Nothing moves but the clocks. What was due is late by as much.
+    fn sleep_through(&mut self, ms: i64, suspended: bool) {
+        self.now.mono.0 += ms;
+        self.now.wall.0 += ms;
+        self.suspended_ms += if suspended { ms } else { 0 };
+        self.due =
+            std::mem::take(&mut self.due).into_iter().map(|((at, order), event)| ((at + ms, order), event)).collect();
+    }
+
+    fn kill_supervisor(&mut self) {
+        self.truth.supervisor_kills += 1;
+        self.core = None;
+        self.scripts.clear();
+        self.due.clear();
+        let down_ms = 30_000 + (self.next_random() % 600_000) as i64;
+        self.now.mono.0 += down_ms;
+        self.now.wall.0 += down_ms;
+        self.begin();
+    }
+
+    pub fn number(&self, sql: &str) -> i64 {
+        let connection = Connection::open(self.folder.path().join("soak.db")).expect("the database");
+        connection.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// What must hold of every run, whatever was done to it.
+    pub fn check(&self) {
+        let seed = self.seed;
+        let events = |kind: &str| self.number(&format!("SELECT count(*) FROM event WHERE kind = '{kind}'"));
+        assert_eq!(events("worker_crash"), self.truth.crashes, "seed {seed}: crashes are counted once");
+        assert_eq!(events("worker_hang"), self.truth.hangs, "seed {seed}: hangs are counted once");
+        assert_eq!(events("run_resumed"), self.truth.supervisor_kills, "seed {seed}");
+        assert_eq!(self.number("SELECT count(*) FROM run"), 1, "seed {seed}: one run");
+        let ended = "SELECT count(*) FROM run WHERE state <> 'running' AND verdict IS NOT NULL";
+        assert_eq!(self.number(ended), 1, "seed {seed}: a verdict");
+        let open = "SELECT count(*) FROM process WHERE ended_unix_ms IS NULL";
+        assert_eq!(self.number(open), 0, "seed {seed}: every process has its end");
+        let close = format!(
+            "SELECT count(*) FROM (SELECT started_unix_ms - lag(ended_unix_ms) OVER (ORDER BY process_id) AS wait_ms,
+               lag(end_reason) OVER (ORDER BY process_id) AS before FROM process WHERE role = 'worker')
+             WHERE before NOT IN ('lost') AND wait_ms BETWEEN 0 AND {}",
+            self.config.worker.backoff_min.as_millis() as i64 - 1
+        );
+        if !self.faults.clocks_jump {
+            assert_eq!(self.number(&close), 0, "seed {seed}: restarts keep their distance");
+        }
+        assert_eq!(self.number(&self.untold_holes()), 0, "seed {seed}: a hole that no gap tells of");
+        let unmailed = "SELECT count(*) FROM alert WHERE fired_unix_ms IS NOT NULL AND severity = 'page'
+            AND NOT EXISTS (SELECT 1 FROM alert_decision AS d WHERE d.alert_id = alert.alert_id)";
+        assert_eq!(self.number(unmailed), 0, "seed {seed}: what fires is decided upon");
+        if self.truth.crashes > 0 {
+            let mails = "SELECT count(*) FROM outbox WHERE kind = 'alert'";
+            assert!(self.number(mails) > 0, "seed {seed}: crashes are mailed");
+        }
+    }
+
+    /// Times between two samples of the supervisor that are too long and in no gap. Steps of the wall clock make holes
+    /// of their own, and are told as such.
+    fn untold_holes(&self) -> String {
+        let allowed_ms = 3 * self.config.run.sample_interval.as_millis() as i64 + 10_000;
+        format!(
+            "SELECT count(*) FROM (
+               SELECT unix_ms AS until, unix_ms - lag(unix_ms) OVER (ORDER BY unix_ms) AS hole_ms
+               FROM process_sample JOIN process USING (process_id) WHERE role = 'supervisor')
+             WHERE hole_ms > {allowed_ms}
+               AND NOT EXISTS (SELECT 1 FROM gap WHERE from_unix_ms <= until AND to_unix_ms >= until - hole_ms)
+               AND NOT EXISTS (SELECT 1 FROM event WHERE kind = 'clock_step'
+                               AND unix_ms BETWEEN until - hole_ms - 60000 AND until + 60000)"
+        )
+    }
+
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn roll(&mut self) -> f64 {
+        (self.next_random() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn chance(&mut self, of: f64) -> bool {
+        self.roll() < of
+    }
+}
