@@ -99,14 +99,12 @@ pub(super) fn read_run(db: &Path, run: Option<i64>, columns_max: usize) -> Resul
         })?,
     };
     let facts = store.run_facts(run_id, columns_max, clock::now().wall).map_err(CannotStart::because)?;
-    match facts {
-        Some(facts) => Ok(facts),
-        None => {
-            let remedy = match newest()? {
-                Some(last) => format!("its newest is run {last}; `soakd runs --db {}` lists them", db.display()),
-                None => "it holds none yet".into(),
-            };
-            Err(CannotStart(format!("there is no run {run_id} in {}: {remedy}", db.display())))
-        }
+    if let Some(facts) = facts {
+        return Ok(facts);
     }
+    let remedy = match newest()? {
+        Some(last) => format!("its newest is run {last}; `soakd runs --db {}` lists them", db.display()),
+        None => "it holds none yet".into(),
+    };
+    Err(CannotStart(format!("there is no run {run_id} in {}: {remedy}", db.display())))
 }
