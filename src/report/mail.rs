@@ -131,7 +131,9 @@ fn head(facts: &MailFacts) -> Vec<(String, String)> {
     if let Some(run) = &facts.run {
         head.push(("Run".to_owned(), format!("{}, {}: {}", run.run_id, hour_of(run), words::one_line(&run.what))));
     }
-    if let Some(since) = facts.since {
+    // A verdict or a digest is no state that lasts.
+    let lasts = !matches!(facts.kind, MailKind::Finished | MailKind::Digest);
+    if let Some(since) = facts.since.filter(|_| lasts) {
         let ago = match facts.until {
             Some(until) => format!("{} (lasted {})", utc(since), duration(until.0 - since.0)),
             None => format!("{} ({} before this mail was written)", utc(since), duration(facts.at.0 - since.0)),

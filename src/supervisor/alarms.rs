@@ -111,7 +111,10 @@ fn context(config: &Config, run_id: i64, plan: &RunPlan) -> AlertContext {
         duration_ms: plan.duration_ms,
         horizon_ms: plan.horizon_ms,
         tolerance_bytes: plan.tolerance_bytes,
-        what: format!("{} {} on {}, {} streams", plan.model, plan.variant, plan.backend, plan.streams),
+        what: match plan.backend.as_str() {
+            "none" => plan.model.clone(), // a target of the user's
+            backend => format!("{} {} on {backend}, {} streams", plan.model, plan.variant, plan.streams),
+        },
         token_p95_max_us: micros(config.alerts.token_p95_max),
         first_token_p95_max_us: micros(config.alerts.first_token_p95_max),
         throughput_min: config.alerts.throughput_min,

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 const COLUMNS_MAX: usize = 700;
 /// Width and height of a panel, logical pixels: on a phone a mail is about 400 wide, and what is drawn much wider than that
 /// shrinks until its labels cannot be read.
-pub(super) const PICTURE_SIZE: (f64, f64) = (560.0, 190.0);
+pub(super) const PICTURE_SIZE: (f64, f64) = (640.0, 200.0);
 /// Panels of a picture; a phone shows about two at once.
 const PANELS_MAX: usize = 4;
 /// The route of the mailer's own alarm.

@@ -24,7 +24,7 @@ table{border-collapse:collapse;width:100%}\
 caption{text-align:left;padding:0 0 6px;color:#555555}\
 th,td{text-align:left;vertical-align:top;padding:4px 12px 4px 0;font-weight:400}\
 th[scope=row]{color:#555555;white-space:nowrap}\
-.facts th{width:32%}\
+.facts th[scope=row]{width:32%;white-space:normal;overflow-wrap:anywhere}\
 thead th{border-bottom:1px solid #d0d0d0;color:#555555}\
 .figures td{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
 .figures thead th{text-align:right}.figures thead th:first-child{text-align:left}\

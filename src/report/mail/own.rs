@@ -14,10 +14,12 @@ pub fn standing(run: &RunFacts) -> RunStanding {
         run_id: run.run_id,
         elapsed_ms: (run.uptime.elapsed_ms - run.uptime.unwatched_ms).max(0),
         duration_ms: plan.duration_ms,
-        what: format!(
-            "{} {} on {}, {} streams, {}",
-            plan.model, plan.variant, plan.backend, plan.streams, plan.scenario
-        ),
+        what: match plan.backend.as_str() {
+            "none" => plan.model.clone(), // a target of the user's
+            backend => {
+                format!("{} {} on {backend}, {} streams, {}", plan.model, plan.variant, plan.streams, plan.scenario)
+            }
+        },
     }
 }
 
