@@ -360,6 +360,9 @@ fn finish(store: &mut Store, run_id: i64, script: &Script) {
             to.finish_run(run_id, &end)
         })
         .expect("finish");
+    if !script.crash {
+        return;
+    }
     let raw = rusqlite::Connection::open(store.path()).expect("the same file");
     raw.execute(
         "INSERT INTO alert (run_id, rule, fingerprint, labels, values_json, severity, route, state, active_unix_ms, fired_unix_ms,
