@@ -214,12 +214,10 @@ pub fn step(state: ChildState, event: ChildEvent, now: MonoMillis, policy: &Poli
         (_, ChildEvent::Tick) => tick(state, now, policy),
         (_, ChildEvent::Exited) => exited(state, now, policy),
         (_, ChildEvent::Stop) => stop(state, now, policy),
-        (S::Starting { since, failures }, ChildEvent::Ready | ChildEvent::Progress) => {
-            (S::Running { since, progress: now, failures }, vec![])
-        }
-        (S::Running { since, failures, .. }, ChildEvent::Ready | ChildEvent::Progress) => {
-            (S::Running { since, progress: now, failures }, vec![])
-        }
+        (
+            S::Starting { since, failures } | S::Running { since, failures, .. },
+            ChildEvent::Ready | ChildEvent::Progress,
+        ) => (S::Running { since, progress: now, failures }, vec![]),
         (S::Starting { .. } | S::Running { .. }, ChildEvent::Misbehaved) => kill(state, KillCause::Protocol, now, true),
         (S::Stopping { .. }, ChildEvent::Misbehaved) => kill(state, KillCause::StopIgnored, now, false),
         (_, ChildEvent::Unwatched { ms }) => (unwatched(state, ms), vec![]),

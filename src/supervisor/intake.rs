@@ -268,8 +268,8 @@ impl Core {
             };
             self.ledger.put(Entry::Device(device));
             self.ledger.flush(now);
-            self.probe.gpus.entry(answer.ordinal).or_insert(Gpu { uuid: facts.uuid.clone(), lost: false }).uuid =
-                facts.uuid.clone();
+            let lost = self.probe.gpus.get(&answer.ordinal).is_some_and(|gpu| gpu.lost);
+            self.probe.gpus.insert(answer.ordinal, Gpu { uuid: facts.uuid.clone(), lost });
         }
         let Some(gpu) = self.probe.gpus.get_mut(&answer.ordinal) else { return };
         let uuid = gpu.uuid.clone();
@@ -385,7 +385,7 @@ impl Core {
                 self.note_worker(life, now, EventKind::TargetEndpointUp, EventSeverity::Info, summary, detail);
             }
             FromWorker::Reloaded { took_ms, held_before_bytes, held_after_bytes } => {
-                let summary = format!("{id} unloaded the model and loaded it again in {} ms", took_ms);
+                let summary = format!("{id} unloaded the model and loaded it again in {took_ms} ms");
                 let detail = serde_json::json!({
                     "took_ms": took_ms, "held_before_bytes": held_before_bytes, "held_after_bytes": held_after_bytes
                 });

@@ -15,6 +15,10 @@ use crate::store::{Mode, Store, StoreError};
 use crate::worker::protocol::{GoldenOutput, Sabotage};
 use std::path::Path;
 
+/// A row that is newer than the last heartbeat by more than this was written before the clock was stepped back: beats are
+/// 10 s apart.
+const BEATS_APART_MS: i64 = 15_000;
+
 /// How a run is to be made.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -59,11 +63,14 @@ pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, Star
         give_up(&mut store, run, now)?;
     }
     let mut watch = Watch::new(params(&config));
+    #[allow(clippy::single_match_else)] // two ways to begin, of equal weight
     let beginning = match unfinished.filter(|_| !fresh) {
         Some(mut run) => {
             // The newest row may be later than the last one: the clock may have been stepped back since.
             let beat = store.heartbeat_of("supervisor")?.filter(|beat| beat.run_id == Some(run.run_id));
-            run.last_seen = beat.map_or(run.last_seen, |beat| beat.at);
+            if let Some(beat) = beat.filter(|beat| run.last_seen.0 - beat.at.0 > BEATS_APART_MS) {
+                run.last_seen = beat.at;
+            }
             let stepped_ms = history::stepped_ms(&database, run.run_id)
                 .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })?;
             config = go_on_as_before(config, &run)?;

@@ -83,7 +83,7 @@ impl Work {
     pub fn tokens_per_second(&self, now: MonoMillis) -> Option<f64> {
         let (first, tokens) = self.window.front().copied()?;
         let span = now.since(first);
-        (span >= 1_000 && span <= 2 * RATE_WINDOW_MS).then(|| (self.tokens - tokens) as f64 * 1_000.0 / span as f64)
+        (1_000..=2 * RATE_WINDOW_MS).contains(&span).then(|| (self.tokens - tokens) as f64 * 1_000.0 / span as f64)
     }
 }
 

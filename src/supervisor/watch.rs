@@ -161,9 +161,9 @@ pub fn judge(looks: &[Look], params: Params, blind: Option<&str>) -> Judgement {
     let hours = params.horizon_s / 3_600.0;
     if let Some(look) = worst(Verdict::Outside) {
         let reason = format!("{} is outside ±{tolerance} over {hours:.3} h", words(look));
-        return Judgement { verdict: Verdict::Outside, reason: trim_zeros(reason) };
+        return Judgement { verdict: Verdict::Outside, reason: trim_zeros(&reason) };
     }
-    let inconclusive = |reason: String| Judgement { verdict: Verdict::Inconclusive, reason: trim_zeros(reason) };
+    let inconclusive = |reason: String| Judgement { verdict: Verdict::Inconclusive, reason: trim_zeros(&reason) };
     if judged.is_empty() {
         return inconclusive("no memory series was measured".to_owned());
     }
@@ -185,7 +185,7 @@ pub fn judge(looks: &[Look], params: Params, blind: Option<&str>) -> Judgement {
         judged.len(),
         words(look)
     );
-    Judgement { verdict: Verdict::Within, reason: trim_zeros(reason) }
+    Judgement { verdict: Verdict::Within, reason: trim_zeros(&reason) }
 }
 
 /// How far the interval reaches from zero.
@@ -232,7 +232,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-fn trim_zeros(text: String) -> String {
+fn trim_zeros(text: &str) -> String {
     text.replace(".000 h", " h")
 }
 

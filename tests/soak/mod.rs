@@ -85,6 +85,7 @@ impl Soak {
     }
 
     pub fn kill(&self, pid: i32, signal: i32) {
+        assert!(pid > 1, "no such process: {}", self.said());
         let signal = nix::sys::signal::Signal::try_from(signal).expect("a signal");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("the process is there");
     }

@@ -198,18 +198,14 @@ impl World {
                     self.later(at, Event::Worker { child, life, message: beat });
                 }
             }
-            Event::Probe { life, .. } => {
-                if self.scripts.get(life).is_none_or(|script| script.frozen || script.ending) {
-                    return;
-                }
+            Event::Probe { life, .. } if self.scripts.get(life).is_none_or(|script| script.frozen || script.ending) => {
+                return;
             }
             Event::Exited { life, words, .. } => {
                 let Some(script) = self.scripts.remove(life) else { return };
                 if script.child.role == Role::Worker && words.exit_code != Some(0) {
-                    match script.frozen {
-                        true => self.truth.hangs += 1,
-                        false => self.truth.crashes += 1,
-                    }
+                    self.truth.hangs += i64::from(script.frozen);
+                    self.truth.crashes += i64::from(!script.frozen);
                 }
             }
             _ => {}

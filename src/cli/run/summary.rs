@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// Prints the summary to stdout.
 pub fn print(ended: &Summary, config: &Config, format: Format) {
     let facts = read_run(&config.run.database, Some(ended.run_id), COLUMNS_MAX);
-    let written = facts.as_ref().map_err(|error| CannotStart::because(error)).and_then(|facts| write(facts, config));
+    let written = facts.as_ref().map_err(CannotStart::because).and_then(|facts| write(facts, config));
     let report = match &written {
         Ok(path) => Some(path.as_path()),
         Err(error) => {
