@@ -294,7 +294,7 @@ fn what_cannot_start_says_why() {
     mailer.kill();
     let base = std::fs::read_to_string(bench.path("soak.toml")).expect("reads");
     for (from, to, says) in [
-        ("host = \"127.0.0.1\"", "host = \"mail.example.org\"", "unencrypted"),
+        ("host = \"127.0.0.1\"", "host = \"mail.example.org\"", "clear text"),
         ("ops@x.org", "ops", "ops"),
         ("\"smtp\"", "\"none\"", "stay in the outbox"),
     ] {
