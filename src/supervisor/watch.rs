@@ -1,8 +1,8 @@
 //! The series under watch: points go in as they are read, findings come out once a minute and at the end.
 //!
 //! Which series count towards the verdict is decided here. RssAnon + VmSwap, the engine's own count and VRAM are what a
-//! leak cannot hide from, so they are judged. RSS and PSS hold the page cache's share of mapped weights, which the kernel
-//! takes and gives as it likes; they are followed and shown, and judge nothing. The canary is followed and judges nothing.
+//! leak cannot hide from, so they are judged. RSS holds the page cache's share of mapped weights, which the kernel
+//! takes and gives as it likes; it is followed and shown, and judges nothing. The canary is followed and judges nothing.
 
 use crate::analysis::{Detector, Params};
 use crate::model::finding::{Finding, Verdict};
@@ -66,8 +66,11 @@ impl Watch {
     pub fn process(&mut self, whose: Whose, at: UnixMillis, reading: &ProcessReading) {
         let anon_swap = reading.rss_anon_bytes.map(|anon| anon + reading.swap_bytes.unwrap_or(0));
         self.push(SeriesKind::AnonSwap, whose, at, anon_swap);
-        self.push(SeriesKind::Rss, whose, at, reading.rss_bytes);
-        self.push(SeriesKind::Pss, whose, at, reading.pss_bytes);
+        // A detector holds some 2 MB and the supervisor must stay below 50: of what judges nothing, only the RSS that
+        // people ask for first is followed. The samples of all of it are stored all the same.
+        if !matches!(whose.role, Role::Probe | Role::Mailer | Role::Canary) {
+            self.push(SeriesKind::Rss, whose, at, reading.rss_bytes);
+        }
         self.push(SeriesKind::ProcessVram, whose, at, reading.vram_bytes);
     }
 
