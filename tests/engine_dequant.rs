@@ -75,3 +75,39 @@ bit_exact! {
     q5_k_is_bit_exact: Q5_K;
     q6_k_is_bit_exact: Q6_K;
 }
+
+/// Root mean square error of the weights after a round trip.
+fn error(weights: &[f32], back: &[f32]) -> f64 {
+    let sum: f64 = weights.iter().zip(back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    (sum / weights.len() as f64).sqrt()
+}
+
+#[test]
+fn quantising_loses_no_more_than_candle_does() {
+    // Roughly normal weights: the mean of four uniform numbers.
+    let uniform = |i: u64| (soakd::engine::synth::mix(i) >> 40) as f32 / 8_388_608.0 - 1.0;
+    let weights: Vec<f32> = (0..16_384).map(|i| (0..4).map(|j| uniform(4 * i + j)).sum::<f32>() / 4.0).collect();
+    let tensor = candle_core::Tensor::new(&weights[..], &Device::Cpu).unwrap();
+    for ty in BlockType::ALL {
+        let theirs = candle_core::quantized::QTensor::quantize(&tensor, candle_type(ty)).unwrap();
+        let theirs = theirs.dequantize(&Device::Cpu).unwrap().to_dtype(candle_core::DType::F32).unwrap();
+        let theirs = error(&weights, &theirs.to_vec1::<f32>().unwrap());
+        let mut back = vec![0.0; weights.len()];
+        dequantize(ty, &soakd::engine::block::quantize(ty, &weights), &mut back);
+        let ours = error(&weights, &back);
+        println!("{ty}: {ours:.3e}, candle {theirs:.3e}");
+        assert!(ours <= theirs * 1.05 + 1e-9, "{ty}: an error of {ours:e}, and candle's is {theirs:e}");
+    }
+}
+
+#[test]
+fn quantising_takes_zeros_and_constants() {
+    for ty in BlockType::ALL {
+        for value in [0.0, 0.5, -0.5] {
+            let weights = vec![value; 512];
+            let mut back = vec![f32::NAN; 512];
+            dequantize(ty, &soakd::engine::block::quantize(ty, &weights), &mut back);
+            assert!(error(&weights, &back) < 0.02, "{ty} of {value}: {:?}", &back[..4]);
+        }
+    }
+}

@@ -49,6 +49,11 @@ CREATE TABLE bench_variant (
   kl_nats         REAL,               -- of the logits against the unquantised weights, mean
   temperature_celsius_first INTEGER,
   temperature_celsius_last  INTEGER,
+  kl_p95_nats     REAL,
+  same_top_ratio  REAL,               -- positions at which variant and unquantised weights choose the same token
+  quality_reference TEXT,             -- whose weights precision was measured on
+  quality_positions INTEGER,
+  attention_ms    REAL,               -- of a step, at the timed context: from a second, longer context
   PRIMARY KEY (bench_id, variant)
 ) STRICT, WITHOUT ROWID;
 
@@ -63,6 +68,9 @@ CREATE TABLE bench_repetition (
   temperature_celsius INTEGER,
   sm_clock_mhz INTEGER,
   histogram    BLOB NOT NULL,         -- time per token, HDR V2, microseconds
+  context_tokens      INTEGER,        -- in the context while timed, on average
+  long_context_tokens INTEGER,        -- in a second, longer one
+  long_context_step_us INTEGER,       -- its median step
   PRIMARY KEY (bench_id, sequence)
 ) STRICT, WITHOUT ROWID;
 
@@ -87,6 +95,7 @@ CREATE TABLE load_point (
   first_token_p99_ms REAL,
   fairness_ratio  REAL,               -- slowest stream's tokens over the fastest's
   histogram       BLOB NOT NULL,      -- time per token, HDR V2, microseconds
+  first_token_histogram BLOB,         -- arrival to first token, likewise
   PRIMARY KEY (bench_id, variant, arrivals, streams, sequence)
 ) STRICT, WITHOUT ROWID;
 

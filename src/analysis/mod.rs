@@ -24,6 +24,7 @@ mod regression;
 mod sawtooth;
 mod special;
 mod steps;
+pub mod summary;
 mod ticks;
 mod track;
 

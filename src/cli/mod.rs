@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod analyze;
+pub mod bench;
 pub mod check;
 mod compare;
 mod docs;
@@ -12,6 +13,7 @@ pub mod internal_devices;
 pub mod internal_probe;
 pub mod internal_target;
 pub mod internal_worker;
+pub mod load;
 pub mod mail;
 pub mod metrics;
 pub mod model;
@@ -112,6 +114,13 @@ enum Command {
     Run(run::Args),
     /// Where the newest run stands.
     Status(status::Args),
+    /// Measure variants side by side: speed, memory, precision, and where the time goes.
+    Bench(bench::Args),
+    /// Measure concurrency: 1 to 16 streams, closed loop and Poisson arrivals.
+    Load(load::Args),
+    /// The child of bench and load.
+    #[command(hide = true)]
+    InternalBench,
     /// Write a synthetic model, look into a model file, or print logits.
     Model(model::Args),
     /// Take mails from the outbox to the mail server, and watch the supervisor.
@@ -192,6 +201,9 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::InternalTarget(args) => return internal_target::execute(&args),
         Command::Run(args) => run::execute(&args),
         Command::Status(args) => status::execute(&args),
+        Command::Bench(args) => bench::execute(&args),
+        Command::Load(args) => load::execute(&args),
+        Command::InternalBench => return crate::worker::bench::run(),
         Command::Model(args) => model::execute(&args),
         Command::Mail(args) => mail::execute(&args),
         Command::Metrics(args) => metrics::execute(&args),

@@ -5,13 +5,14 @@
 
 use super::EngineError;
 use super::arch::{Architecture, Expected};
-use super::block::{BlockType, dequantize};
+use super::block::{BlockType, dequantize, quantize};
 use super::gguf;
 use super::recipe::Variant;
 use super::synth::{self, Generator};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Where a tensor's bytes come from.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +24,8 @@ pub enum Origin {
     },
     /// Generated block by block.
     Generated(Generator),
+    /// Held in memory.
+    Memory(Arc<Vec<u8>>),
 }
 
 /// One tensor of a model: `rows` rows of `cols` weights.
@@ -65,14 +68,38 @@ impl Model {
         }
     }
 
+    /// `model` with weights as floats: a file as it is, a synthetic shape drawn in singles.
+    pub fn open_unquantised(model: &str, seed: u64) -> Result<Model, EngineError> {
+        match model.strip_prefix("synthetic:") {
+            Some(shape) => Model::generated(shape, seed, |_, _, _| BlockType::F32),
+            None => Model::from_file(Path::new(model)),
+        }
+    }
+
+    /// The same weights, quantised again as `variant` has them, in memory.
+    #[must_use]
+    pub fn requantised(&self, variant: Variant) -> Model {
+        let tensors = self.tensors.iter().map(|tensor| {
+            let ty = variant.block_type(&tensor.name, self.arch.layers, tensor.cols);
+            let bytes = quantize(ty, &self.floats(tensor));
+            Tensor { ty, bytes: bytes.len(), origin: Origin::Memory(Arc::new(bytes)), ..tensor.clone() }
+        });
+        Model { tensors: tensors.collect(), file: None, ..self.clone() }
+    }
+
     /// A synthetic model.
     pub fn synthetic(shape: &str, variant: Variant, seed: u64) -> Result<Model, EngineError> {
+        Model::generated(shape, seed, |name, layers, cols| variant.block_type(name, layers, cols))
+    }
+
+    /// A synthetic model with the types that `pick(name, layers, row length)` chooses.
+    fn generated(shape: &str, seed: u64, pick: impl Fn(&str, usize, usize) -> BlockType) -> Result<Model, EngineError> {
         let arch = synth::shape(shape).ok_or_else(|| {
             let names: Vec<String> = synth::SHAPES.iter().map(|name| format!("synthetic:{name}")).collect();
             EngineError::Request(format!("no model is called synthetic:{shape}; there are {}", names.join(", ")))
         })?;
         let tensors = arch.tensors().into_iter().map(|expected| {
-            let ty = variant.block_type(&expected.name, arch.layers, expected.cols);
+            let ty = pick(&expected.name, arch.layers, expected.cols);
             let bytes = expected.cols / ty.block_weights() * ty.block_bytes() * expected.rows;
             let generator = Generator::new(seed, &expected.name, ty, expected.cols, arch.layers);
             let Expected { name, cols, rows, .. } = expected;
@@ -122,7 +149,7 @@ impl Model {
 
     /// Bytes of a tensor: borrowed from the map, or generated now.
     #[must_use]
-    pub fn bytes(&self, tensor: &Tensor) -> Cow<'_, [u8]> {
+    pub fn bytes<'a>(&'a self, tensor: &'a Tensor) -> Cow<'a, [u8]> {
         match (&tensor.origin, &self.file) {
             (Origin::Mapped { start }, Some(file)) => Cow::Borrowed(&file.map()[*start..*start + tensor.bytes]),
             (Origin::Generated(generator), _) => {
@@ -130,6 +157,7 @@ impl Model {
                 generator.fill(0, &mut bytes);
                 Cow::Owned(bytes)
             }
+            (Origin::Memory(bytes), _) => Cow::Borrowed(bytes),
             (Origin::Mapped { .. }, None) => unreachable!("only files have mapped tensors"),
         }
     }

@@ -11,6 +11,7 @@ pub mod finding;
 pub mod fleet;
 pub mod gate;
 pub mod mail;
+pub mod measure;
 pub mod process;
 pub mod run;
 pub mod sample;

@@ -1,5 +1,6 @@
 //! Facts to text, HTML and plots. Pure: everything that is said comes in as plain facts, the time included.
 
+pub mod bench;
 pub mod docs;
 mod docs_tables;
 pub mod fleet;

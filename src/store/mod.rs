@@ -6,6 +6,7 @@
 //! Deciding what to write is left to the supervisor; what the rows mean is in `migrations/` and docs/database.md.
 
 mod alerts;
+mod bench;
 mod error;
 mod facts;
 mod facts_bench;

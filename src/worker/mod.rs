@@ -4,6 +4,7 @@
 //! the process around it: stdin, stdout, beats, damage on purpose; [`open`] makes the engine. Only this child owns an engine, so that a fault in a
 //! driver kills it and never the supervisor.
 
+pub mod bench;
 pub mod latency;
 pub mod open;
 pub mod process;

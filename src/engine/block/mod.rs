@@ -5,8 +5,10 @@
 //! table. How dot products are taken is each back end's business.
 
 mod dequant;
+mod quantize;
 
 pub use dequant::dequantize;
+pub use quantize::quantize;
 
 /// Weights in a super-block of the K types.
 pub const SUPER: usize = 256;

@@ -47,6 +47,7 @@ impl Matrix {
             (Origin::Mapped { start }, Some(file)) => {
                 Bytes::Mapped { map: Arc::clone(file.map()), start: *start, len: tensor.bytes }
             }
+            (Origin::Memory(bytes), _) => Bytes::Owned(Arc::clone(bytes)),
             _ => Bytes::Owned(Arc::new(model.bytes(tensor).into_owned())),
         };
         Matrix {
