@@ -1,9 +1,9 @@
 //! The table of `docs/gpu-results.md`: decoding speed on the first CUDA device, beside the read ceiling of the same run.
 //!
-//!     cargo bench --bench cuda -- [--full] [MODEL:VARIANT[:STREAMS,STREAMS,..]]...
+//!     cargo bench --bench cuda -- [--plain] [--windows] [MODEL:VARIANT[:STREAMS,STREAMS,..]]...
 //!
 //! A case is a synthetic shape, a variant and the numbers of streams, such as `22b:q4_k:1,8,16`; without any, the shapes
-//! and variants of the table. `--windows` tries the copy windows of the persistent kernel as well.
+//! and variants of the table. `--windows` tries the copy windows of the persistent kernel as well, `--plain` measures the kernels for older chips.
 
 use soakd::engine::cuda::{self, CudaEngine, CudaOptions, Path, Tuning, bench};
 use soakd::engine::weights::Model;

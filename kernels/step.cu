@@ -26,7 +26,7 @@
 // Every sum has a fixed order, there are no float atomics, and the grid size is part of the order.
 #include "tiles.cuh"
 
-constexpr int CLUSTER = 8, TEAM = 8, TEAMS = 2, WARPS = TEAM * TEAMS, COMPUTE = WARPS * 32, THREADS = COMPUTE + 32, HEAD_DIM = 128, COLUMNS = 16;
+constexpr int CLUSTER = 8, TEAM = 8, TEAMS = 2, WARPS = TEAM * TEAMS, COMPUTE = WARPS * 32, THREADS = COMPUTE + 32, HEAD_DIM = 128, COLUMNS = 16, BUFFERS = 3;
 constexpr u32 EMPTY = 0xffffffffu;
 constexpr int PATIENCE = 1 << 26; // polls before a wait becomes a trap, some seconds: a fault that ends the worker beats a hang
 
@@ -68,21 +68,23 @@ __device__ __forceinline__ void bar_wait(u32 b, u32 phase) {
     for (int i = 0; !bar_try(b, phase); i++)
         if (i > PATIENCE) __trap();
 }
-__device__ __forceinline__ void bar_wait_cluster(u32 b, u32 phase) { // what the cluster's CTAs wrote before they arrived is visible after
-    for (int i = 0;; i++) {
-        u32 ok;
-        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(ok) : "r"(b), "r"(phase) : "memory");
-        if (ok) return;
-        if (i > PATIENCE) __trap();
-    }
+// Stores to another CTA's shared memory that count themselves on an mbarrier there.
+__device__ __forceinline__ void send1(u32 to, u32 bar, float a) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to), "f"(a), "r"(bar) : "memory");
+}
+__device__ __forceinline__ void send2(u32 to, u32 bar, float a, float b) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1,%2}, [%3];" ::"r"(to), "f"(a), "f"(b), "r"(bar) : "memory");
 }
 __device__ __forceinline__ bool elect() {
     u32 r;
     asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.b32 %0, 1, 0, p;\n}" : "=r"(r));
     return r;
 }
-__device__ __forceinline__ void bulk_copy(u32 to, u32 bar, const u8* from, u32 bytes) {
+__device__ __forceinline__ void expect(u32 bar, u32 bytes) { // arrives, and lets the phase wait for so many bytes
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void bulk_copy(u32 to, u32 bar, const u8* from, u32 bytes) {
+    expect(bar, bytes);
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
 }
 __device__ __forceinline__ u32 in_cta(u32 a, int rank) { u32 r; asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank)); return r; }
@@ -116,17 +118,13 @@ template <int T, int NC> struct Sink {
     static constexpr int NT = Config<NC>::TILES;
     float c[Tile<T>::CHAINS][NT][4] = {}, least[NT][4] = {};
     uint4 b[NT];
-    u32 at;
-    bool mine; // with one column only the lanes of column 0 have activations
+    const Tile<T>& tile;
+    float (&sum)[NT][4];
+    u32 at; // with one column the lanes of the other seven read zeros
+    __device__ __forceinline__ Sink(const Tile<T>& tile_, float (&sum_)[NT][4], u32 at_) : tile(tile_), sum(sum_), at(at_) {}
     __device__ __forceinline__ void fetch(int plane) {
 #pragma unroll
-        for (int n = 0; n < NT; n++) {
-            if (NC > 1) b[n] = lds4(at + (plane * Config<NC>::N + n * 8) * 64);
-            else {
-                b[n] = make_uint4(0, 0, 0, 0);
-                if (mine) b[n] = lds4(at + plane * 64);
-            }
-        }
+        for (int n = 0; n < NT; n++) b[n] = lds4(at + (plane * Config<NC>::N + n * 8) * 64);
     }
     template <int C, int M> __device__ __forceinline__ void mma(u32 a0, u32 a1, u32 a2, u32 a3) {
         if ((M & 1) == 0) fetch(M >> 1);
@@ -137,38 +135,54 @@ template <int T, int NC> struct Sink {
         if (H == 0) fetch(8);
 #pragma unroll
         for (int n = 0; n < NT; n++) ::mma(least[n], a0, a1, a2, a3, H ? b[n].z : b[n].x, H ? b[n].w : b[n].y);
+        if (H == 0) return;
+        float d[2], m[2]; // the minima are whole: into the sum with them, before the registers are wanted
+        tile.scales(d, m);
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e += NC == 1 ? 2 : 1) sum[n][e] = fmaf(-m[e >> 1], least[n][e], sum[n][e]);
     }
-    __device__ __forceinline__ void add_to(const Tile<T>& tile, float (&sum)[NT][4]) const {
+    __device__ __forceinline__ void finish() {
         float d[2], m[2];
         tile.scales(d, m);
 #pragma unroll
         for (int n = 0; n < NT; n++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
+            for (int e = 0; e < 4; e += NC == 1 ? 2 : 1) {
                 float v = c[0][n][e];
 #pragma unroll
                 for (int k = 1; k < Tile<T>::CHAINS; k++) v = fmaf(c[k][n][e], Tile<T>::chain(k), v);
                 sum[n][e] = fmaf(d[e >> 1], v, sum[n][e]);
-                if (Tile<T>::MINIMA) sum[n][e] = fmaf(-m[e >> 1], least[n][e], sum[n][e]);
             }
     }
 };
 
 // ---- shared memory ----------------------------------------------------------------------------------------------------------------
 struct Span { int supers, first, last, from, to; };  // this cluster's row blocks first..last; this CTA's super-blocks from..to
+// What a warp remembers across its products, which need every register: spilled to local memory it would lie beyond the L1 cache,
+// of which shared memory leaves 28 KB.
+struct Memo { int at, kind, layer, block, before, batches, slot, phase, step, stages; u32 target; };
 struct Common {
+    uint4 zeros[36];                                  // the activations of a super-block of no column
+    Memo memo[WARPS];
     Span span[5];
     float inverse_rms[COLUMNS];
-    u64 sums_ready;                                   // mbarrier: a batch's partial sums have all arrived
+    u64 arrived[BUFFERS];                             // mbarriers: a batch's partial sums are all here
+    u64 freed[BUFFERS];                               // mbarriers: the whole cluster has used a batch's partial sums
+    u32 gains, parts, x, full, empty, ring;           // Memory, as shared-memory addresses (gains, parts: byte offsets)
+    u32 credit;                                       // where credits for `freed` are stored; nobody reads it
 };
-// Common | red, 2 x 2 regions | residual [row blocks][columns][16] | activations | barriers | ring.
+// Common | red, 3 buffers x 2 regions | residual [row blocks][columns][16] | gains [row blocks][16] | table of parts | activations | barriers | ring.
 // The host computes the same offsets: src/engine/cuda/step.rs.
 constexpr int RED = (sizeof(Common) + 127) & ~127;
-template <int NC> __host__ __device__ constexpr int residual_at() { return RED + 4 * Config<NC>::REGION * 4; }
-struct Memory { u32 x, full, empty, ring; };
+template <int NC> __host__ __device__ constexpr int residual_at() { return RED + BUFFERS * 2 * Config<NC>::REGION * 4; }
+struct Memory { u32 gains, parts, x, full, empty, ring; };
 template <int NC> __device__ __forceinline__ Memory lay_out(const Step& p, int own_blocks, int x_supers) {
     Memory m;
-    m.x = (residual_at<NC>() + own_blocks * Config<NC>::N * 64 + 127) & ~127;
+    m.gains = residual_at<NC>() + own_blocks * Config<NC>::N * 64;
+    m.parts = m.gains + own_blocks * 64;
+    m.x = (m.parts + (6 * p.layers + 1) * sizeof(Part) + 127) & ~127;
     m.full = (m.x + x_supers * 9 * Config<NC>::N * 64 + 127) & ~127;
     m.empty = m.full + p.depth * 32;
     m.ring = (m.empty + p.depth * 8 + 127) & ~127;
@@ -177,10 +191,9 @@ template <int NC> __device__ __forceinline__ Memory lay_out(const Step& p, int o
 __device__ __forceinline__ int most_blocks(int blocks, int clusters) { return (blocks + clusters - 1) / clusters; }
 
 // ---- the ring of weights ------------------------------------------------------------------------------------------------------------
-struct Ring {
-    u32 full, empty, ring, stage_bytes;
-    int depth, slot, phase;
-    __device__ __forceinline__ void advance(int n) {
+struct Ring { // a place in it; where it lies is in Common
+    int slot, phase;
+    __device__ __forceinline__ void advance(int n, int depth) {
         slot += n;
         while (slot >= depth) {
             slot -= depth;
@@ -203,44 +216,46 @@ __device__ __forceinline__ int part_of(const Shape& s, int& block) {
 }
 __device__ __forceinline__ int first_part(int kind, int layer, int layers) { return kind == HEAD ? 6 * layers : 6 * layer + (kind == QKV ? 0 : 2 + kind); }
 
+struct Source { const u8* from; u32 quarter; }; // a row block's tiles, and the bytes of two of them
+__device__ __forceinline__ Source source_of(const Step& p, const Part* parts, int kind, int base, int supers, int block) {
+    const Part part = parts[base + part_of(p.shape[kind], block)];
+    const u32 bytes = tile_bytes(part.type);
+    return Source{p.tiles + (u64)part.at * 16 + (u64)block * supers * (8 * bytes), 2 * bytes};
+}
 // One lane, through all matrices of the step in the order in which the teams take them.
-__device__ __forceinline__ void produce(const Step& p, const Common* c, Ring r) {
+__device__ __forceinline__ void produce(const Step& p, const Common* c, const Part* parts) {
+    Ring r{0, 0};
+    const u32 full = c->full, empty = c->empty, ring = c->ring;
     int sent = 0, waiting = 0, waiting_phase = 0;
-    const int end = r.depth * 4, total = 4 * p.layers + (p.head ? 1 : 0);
+    const int end = p.depth * 4, total = 4 * p.layers + (p.head ? 1 : 0);
 #pragma unroll 1
     for (int m = 0; m < total; m++) {
         const int layer = m >> 2, kind = layer == p.layers ? HEAD : m & 3, base = first_part(kind, layer, p.layers);
         const Span s = c->span[kind];
 #pragma unroll 1
         for (int block = s.first; block < s.last; block += TEAMS) {
-            const u8* from[TEAMS];
-            u32 bytes[TEAMS];
             const int teams = min(TEAMS, s.last - block);
-            for (int t = 0; t < teams; t++) {
-                int b = block + t;
-                const Part part = p.parts[base + part_of(p.shape[kind], b)];
-                bytes[t] = tile_bytes(part.type);
-                from[t] = p.tiles + (u64)part.at * 16 + (u64)b * s.supers * (8 * bytes[t]);
-            }
+            const Source first = source_of(p, parts, kind, base, s.supers, block);
+            const Source second = teams == TEAMS ? source_of(p, parts, kind, base, s.supers, block + 1) : first;
 #pragma unroll 1
             for (int super = s.from; super < s.to; super++)
 #pragma unroll 1
                 for (int t = 0; t < teams; t++) {
-                    bar_wait(r.empty + r.slot * 8, r.phase ^ 1);
-                    const u8* source = from[t] + (u64)super * (8 * bytes[t]);
-                    const u32 quarter = 2 * bytes[t];
+                    bar_wait(empty + r.slot * 8, r.phase ^ 1);
+                    const u32 quarter = t ? second.quarter : first.quarter;
+                    const u8* source = (t ? second.from : first.from) + (u64)super * (4 * quarter);
                     for (int q = 0; q < 4; q++) {
                         if (sent >= p.window) {
-                            bar_wait(r.full + waiting * 8, waiting_phase);
+                            bar_wait(full + waiting * 8, waiting_phase);
                             if (++waiting == end) {
                                 waiting = 0;
                                 waiting_phase ^= 1;
                             }
                         } else
                             sent++;
-                        bulk_copy(r.ring + r.slot * r.stage_bytes + q * quarter, r.full + r.slot * 32 + q * 8, source + q * quarter, quarter);
+                        bulk_copy(ring + r.slot * p.stage_bytes + q * quarter, full + r.slot * 32 + q * 8, source + q * quarter, quarter);
                     }
-                    r.advance(1);
+                    r.advance(1, p.depth);
                 }
         }
     }
@@ -249,26 +264,30 @@ __device__ __forceinline__ void produce(const Step& p, const Common* c, Ring r) 
 // This warp's tile of the stage, times the activations of the super-block at `x`.
 // A stage may be given back only when its loads have returned (issued is not enough: the copy engine overtakes them); a zero that
 // depends on every load makes the arrival wait for them.
-template <int T, int NC> __device__ __forceinline__ void take(const Ring& r, u32 x, int warp, int lane, int zero, float (&sum)[Config<NC>::TILES][4]) {
+__device__ __forceinline__ int thread_now() { int t; asm volatile("mov.u32 %0, %tid.x;" : "=r"(t)); return t; } // read again rather than kept
+template <int T, int NC> __device__ __forceinline__ void take(const Step& p, const Common* c, Ring r, u32 x, float (&sum)[Config<NC>::TILES][4]) {
     Tile<T> tile;
-    bar_wait(r.full + r.slot * 32 + (warp >> 1) * 8, r.phase);
-    tile.load(r.ring + r.slot * r.stage_bytes + warp * Tile<T>::BYTES, lane);
-    const u32 done = r.empty + r.slot * 8 + (tile.touched() & zero);
+    const int thread = thread_now(), warp = (thread >> 5) % TEAM, lane = thread & 31;
+    bar_wait(c->full + r.slot * 32 + (warp >> 1) * 8, r.phase);
+    tile.load(c->ring + r.slot * p.stage_bytes + warp * Tile<T>::BYTES, lane);
+    const u32 done = c->empty + r.slot * 8 + (tile.touched() & p.zero);
     __syncwarp();
     if (elect()) asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(done) : "memory");
-    Sink<T, NC> sink;
-    sink.at = NC > 1 ? x + lane * 16 : x + (lane & 3) * 16;
-    sink.mine = lane < 4;
+    Sink<T, NC> sink(tile, sum, NC > 1 || lane < 4 ? x + lane * 16 : shared_at(c->zeros));
     tile.run(sink);
-    sink.add_to(tile, sum);
+    sink.finish();
 }
 // The stages of one batch that belong to this team: super-blocks first, first + step, .. of `supers`, every `stages`-th stage.
-struct Turns { int first, supers, step, stages; };
-template <int T, int NC> __device__ __forceinline__ void take_all(Ring r, u32 x, Turns t, int warp, int lane, int zero, float (&sum)[Config<NC>::TILES][4]) {
+template <int T, int NC> __device__ __forceinline__ void take_all(const Step& p, const Common* c, const volatile Memo* memo, Ring r, int first, int supers, float (&sum)[Config<NC>::TILES][4]) {
+    u32 x = c->x + first * 9 * Config<NC>::N * 64;
+    int left = supers - first;
 #pragma unroll 1
-    for (int s = t.first; s < t.supers; s += t.step) {
-        take<T, NC>(r, x + s * 9 * Config<NC>::N * 64, warp, lane, zero, sum);
-        r.advance(t.stages);
+    while (left > 0) {
+        take<T, NC>(p, c, r, x, sum);
+        const int step = memo->step;
+        left -= step;
+        x += step * 9 * Config<NC>::N * 64;
+        r.advance(memo->stages, p.depth);
     }
 }
 
@@ -300,10 +319,10 @@ template <int NC> __device__ __forceinline__ void publish(Out o, int n, int k, f
     ((u32*)o.next)[sum_at] = EMPTY;
 }
 // This CTA's super-blocks of the activations into shared memory, as soon as they are there.
-template <int NC> __device__ __forceinline__ void gather(const Step& p, const uint4* from, const Span& s, u32 to) {
+template <int NC> __device__ __forceinline__ void gather(const Step& p, const uint4* from, const volatile Span& s, u32 to) {
     constexpr int N = Config<NC>::N, BATCH = NC > 8 ? 5 : 3;
-    const int count = (s.to - s.from) * 9 * N * 4;
-    from += s.from * 9 * N * 4;
+    const int first = s.from, count = (s.to - first) * 9 * N * 4;
+    from += first * 9 * N * 4;
     for (int base = threadIdx.x; base < count; base += BATCH * COMPUTE) {
         uint4 v[BATCH];
 #pragma unroll
@@ -350,7 +369,7 @@ __device__ __forceinline__ void norm(const Step& p, Common* c, const float* squa
 
 // ---- one operation -----------------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ int turn(int first, int layer) { return (first + layer) % 3; }
-struct Place { int warp, lane, rank, layer; u32 x; u8* shared; }; // x: where the activations lie in shared memory
+struct Place { int warp, lane, rank, layer; };
 
 // Where finished rows go. `i`: row of 16 (lane & 15), n: column, on: this thread has a result.
 template <int NC> struct Finish {
@@ -371,8 +390,9 @@ template <int NC> struct Finish {
         const float a = total(red, i, n) * c->inverse_rms[n], u = total(red + Config<NC>::REGION, i, n) * c->inverse_rms[n];
         publish<NC>(out, n, (block * 4 + (w.rank & 3)) * 16 + i, a / (1.f + __expf(-a)) * u, on);
     }
-    __device__ __forceinline__ void residual(float v, int block, int i, int n, float gain, bool on) const {
-        float* h = (float*)(w.shared + residual_at<NC>()) + ((block - own_first) * Config<NC>::N + n) * 16 + i;
+    __device__ __forceinline__ void residual(float v, int block, int i, int n, bool on) const {
+        const float gain = ((const float*)((u8*)c + c->gains))[(block - own_first) * 16 + i];
+        float* h = (float*)(((u8*)c) + residual_at<NC>()) + ((block - own_first) * Config<NC>::N + n) * 16 + i;
         if (on) v += *h;
         const float square = sum16(on ? v * v : 0.f);
         if (on) {
@@ -403,7 +423,7 @@ template <int NC> struct Finish {
         else p.values[cache + (size_t)(col.position >> 5) * 32 * HEAD_DIM + d * 32 + (col.position & 31)] = __float2half_rn(v);
     }
     // The batch that starts at row block `first`, whose partial sums are in `red`.
-    __device__ __forceinline__ void run(const float* red, int first, int blocks, float gain) const {
+    __device__ __forceinline__ void run(const float* red, int first, int blocks) const {
         const int team = w.warp / TEAM, i = w.lane & 15, n0 = ((w.warp % TEAM) * 2) + (w.lane >> 4);
         if ((w.warp % TEAM) * 2 >= Config<NC>::N) return;
         const bool on = n0 < p.columns.count && n0 < Config<NC>::N;
@@ -417,81 +437,123 @@ template <int NC> struct Finish {
         if (blocks == 1) v += total(red + Config<NC>::REGION, i, n);
         if (kind == HEAD) head(v, first + team, i, n, on);
         else if (kind == QKV) q_k_v(v, first + team, i, n, on);
-        else residual(v, first + team, i, n, gain, on);
+        else residual(v, first + team, i, n, on);
     }
 };
 
-// y = W x for all columns and its ending. `batches`: batches of this kernel so far (two halves of `red` take turns; a batch's phase).
-template <int NC> __device__ __forceinline__ void operation(const Step& p, Common* c, const Place& w, int kind, Ring& ring, int& batches) {
+// y = W x for all columns and its ending. `batches`: batches of this kernel so far; three buffers for partial sums take turns. A batch's
+// ending runs after the next batch's products, when its sums have long arrived.
+template <int NC> __device__ __forceinline__ void operation(const Step& p, Common* c, Place& w, int kind, Ring& ring, int& batches) {
     constexpr int NT = Config<NC>::TILES;
-    const Span s = c->span[kind];
-    const int layer = w.layer, team = w.warp / TEAM, row_group = w.warp % TEAM, supers = s.to - s.from, base = first_part(kind, layer, p.layers);
+    const volatile Span& s = c->span[kind];
+    const int layer = w.layer, base = first_part(kind, layer, p.layers);
     const bool normed = kind == QKV || kind == GATE_UP || kind == HEAD, residual = kind == OUT || kind == DOWN;
     const int a = turn(p.turn_a, layer), b = turn(p.turn_b, layer);
-    const float* gain = p.gain + (size_t)(kind == OUT ? 2 * layer + 1 : 2 * layer + 2) * p.width;
-    gather<NC>(p, kind == QKV || kind == HEAD ? p.x[0][a] : p.x[kind == OUT ? 1 : kind == GATE_UP ? 2 : 3][b], s, shared_at(w.shared) + w.x);
+    compute_sync(); // the last operation's products have all been taken: its activations may go
+    float gain = 0; // of this CTA's rows in the next norm; on its way while the activations are
+    const int own_rows = residual ? (s.last - s.first) * 16 : 0;
+    const float* gains = p.gain + (size_t)(kind == OUT ? 2 * layer + 1 : 2 * layer + 2) * p.width;
+    if ((int)threadIdx.x < own_rows) gain = __ldg(gains + ((s.first + (threadIdx.x >> 4)) * 8 + w.rank) * 16 + (threadIdx.x & 15));
+    gather<NC>(p, kind == QKV || kind == HEAD ? p.x[0][a] : p.x[kind == OUT ? 1 : kind == GATE_UP ? 2 : 3][b], s, c->x);
+    if ((int)threadIdx.x < own_rows) ((float*)((u8*)c + c->gains))[threadIdx.x] = gain;
+    for (int r = COMPUTE + threadIdx.x; r < own_rows; r += COMPUTE) ((float*)((u8*)c + c->gains))[r] = gains[((s.first + (r >> 4)) * 8 + w.rank) * 16 + (r & 15)];
     if (normed && WARPS - 1 - w.warp < p.columns.count) norm(p, c, kind == GATE_UP ? p.squares_b[b] : p.squares_a[a], WARPS - 1 - w.warp, w.lane);
     compute_sync();
-    const int q = kind == DOWN ? turn(p.turn_a, layer + 1) : b, buffer = kind == GATE_UP ? 3 : kind == OUT ? 2 : 0;
-    float* const* squares = kind == OUT ? p.squares_b : p.squares_a;
-    const Finish<NC> finish{p, c, w, kind, s.first, Out{p.x[buffer][q], p.x[buffer][(q + 1) % 3]}, SquaresOut{squares[q], squares[(q + 1) % 3]}};
-    const u32 ready = shared_at(&c->sums_ready), red = shared_at(w.shared) + RED;
-    const float* red_here = (const float*)(w.shared + RED);
+    const auto end_batch = [&](int batch, int first, int blocks) {
+        const int buffer = batch % BUFFERS;
+        bar_wait(shared_at(&c->arrived[buffer]), batch / BUFFERS & 1);
+        const int q = turn(kind == DOWN ? p.turn_a : p.turn_b, kind == DOWN ? w.layer + 1 : w.layer), next = q == 2 ? 0 : q + 1, to = kind == GATE_UP ? 3 : kind == OUT ? 2 : 0;
+        float* const* squares = kind == OUT ? p.squares_b : p.squares_a;
+        const Finish<NC> finish{p, c, w, kind, c->span[kind].first, Out{p.x[to][q], p.x[to][next]}, SquaresOut{squares[q], squares[next]}};
+        finish.run((const float*)((u8*)c + RED) + buffer * 2 * Config<NC>::REGION, first, blocks);
+        __syncwarp();
+        // Four bytes to every CTA: an arrival would be a release, and wait for the stores of `finish`.
+        if (w.lane < CLUSTER) send1(in_cta(shared_at(&c->credit), w.lane), in_cta(shared_at(&c->freed[buffer]), w.lane), 0.f);
+    };
+    const Part* parts = (const Part*)((u8*)c + c->parts);
+    volatile Memo* const memo = &c->memo[w.warp];
     int before = 0; // row blocks of the batch whose ending is still to come
-    float gain_before = 0;
 #pragma unroll 1
     for (int block = s.first; block < s.last; block += TEAMS) {
-        const int blocks = min(TEAMS, s.last - block), half = batches & 1;
-        const bool shared_block = blocks == 1 && kind != GATE_UP; // the teams take every second super-block each
+        int blocks = min(TEAMS, s.last - block), buffer = batches % BUFFERS;
+        bool shared_block = blocks == 1 && kind != GATE_UP; // the teams take every second super-block each
+        const int team = w.warp / TEAM, supers = s.to - s.from;
         int own = shared_block ? block : block + team;
-        float gain_now = 0;
-        if (residual && team < blocks) gain_now = __ldg(gain + (own * 8 + w.rank) * 16 + (w.lane & 15));
         float sum[NT][4] = {};
         if (team < blocks || shared_block) {
-            const u32 type = p.parts[base + part_of(p.shape[kind], own)].type;
+            const u32 type = parts[base + part_of(p.shape[kind], own)].type;
             Ring mine = ring;
             // Gate and up, last odd block: team 0 takes every stage. The teams otherwise take turns.
             const bool whole = blocks == 1 && !shared_block;
-            if (!whole) mine.advance(team);
-            const Turns turns{shared_block ? team : 0, supers, shared_block ? TEAMS : 1, whole ? 1 : TEAMS};
-            const u32 x = shared_at(w.shared) + w.x;
+            if (!whole) mine.advance(team, p.depth);
+            const int first = shared_block ? team : 0;
+            __syncwarp(); // nobody still reads what it remembered before
+            memo->step = shared_block ? TEAMS : 1;
+            memo->stages = whole ? 1 : TEAMS;
+            memo->kind = kind;
+            memo->layer = w.layer;
+            memo->block = block;
+            memo->before = before;
+            memo->batches = batches;
+            memo->slot = ring.slot;
+            memo->phase = ring.phase;
             switch (type) {
-                case Q2_K: take_all<Q2_K, NC>(mine, x, turns, row_group, w.lane, p.zero, sum); break;
-                case Q3_K: take_all<Q3_K, NC>(mine, x, turns, row_group, w.lane, p.zero, sum); break;
-                case Q4_K: take_all<Q4_K, NC>(mine, x, turns, row_group, w.lane, p.zero, sum); break;
-                case Q5_K: take_all<Q5_K, NC>(mine, x, turns, row_group, w.lane, p.zero, sum); break;
-                case Q6_K: take_all<Q6_K, NC>(mine, x, turns, row_group, w.lane, p.zero, sum); break;
-                default: take_all<Q8_0, NC>(mine, x, turns, row_group, w.lane, p.zero, sum); break;
+                case Q2_K: take_all<Q2_K, NC>(p, c, memo, mine, first, supers, sum); break;
+                case Q3_K: take_all<Q3_K, NC>(p, c, memo, mine, first, supers, sum); break;
+                case Q4_K: take_all<Q4_K, NC>(p, c, memo, mine, first, supers, sum); break;
+                case Q5_K: take_all<Q5_K, NC>(p, c, memo, mine, first, supers, sum); break;
+                case Q6_K: take_all<Q6_K, NC>(p, c, memo, mine, first, supers, sum); break;
+                default: take_all<Q8_0, NC>(p, c, memo, mine, first, supers, sum); break;
             }
         }
-        ring.advance(blocks * supers);
-        if (before) bar_wait_cluster(ready, (batches - 1) & 1);
         if (team < blocks || shared_block) {
-            const int target = kind == GATE_UP ? team * 4 + (row_group >> 1) : row_group, region = kind == GATE_UP ? row_group & 1 : team;
-            const u32 to = in_cta(red + ((half * 2 + region) * Config<NC>::REGION + (w.rank * 16 + (w.lane >> 2)) * Config<NC>::STRIDE + (NC > 1 ? (w.lane & 3) * 2 : 0)) * 4, target);
+            kind = memo->kind;
+            w.layer = memo->layer;
+            block = memo->block;
+            before = memo->before;
+            batches = memo->batches;
+            ring = Ring{memo->slot, memo->phase};
+        }
+        const int thread = thread_now();
+        w.warp = thread >> 5;
+        w.lane = thread & 31;
+        w.rank = blockIdx.x % CLUSTER;
+        const int team_now = w.warp / TEAM, row_group = w.warp % TEAM;
+        blocks = min(TEAMS, s.last - block);
+        buffer = batches % BUFFERS;
+        shared_block = blocks == 1 && kind != GATE_UP;
+        ring.advance(blocks * (s.to - s.from), p.depth);
+        if (batches >= BUFFERS) bar_wait(shared_at(&c->freed[buffer]), (batches / BUFFERS - 1) & 1);
+        if (threadIdx.x == 0) { // what will arrive here: a row group from each CTA and region, and a credit from every warp of the cluster
+            expect(shared_at(&c->freed[buffer]), CLUSTER * WARPS * 4);
+            const bool tail = kind == GATE_UP && (w.rank >> 2) >= blocks; // nothing to finish here: a word from two warps of each CTA
+            expect(shared_at(&c->arrived[buffer]), tail ? 2 * CLUSTER * 4 : 2 * CLUSTER * 16 * Config<NC>::N * 4);
+        }
+        if (team_now < blocks || shared_block) {
+            const int target = kind == GATE_UP ? team_now * 4 + (row_group >> 1) : row_group, region = kind == GATE_UP ? row_group & 1 : team_now;
+            const u32 bar = in_cta(shared_at(&c->arrived[buffer]), target);
+            const u32 to = in_cta(shared_at(((u8*)c)) + RED + ((buffer * 2 + region) * Config<NC>::REGION + (w.rank * 16 + (w.lane >> 2)) * Config<NC>::STRIDE + (NC > 1 ? (w.lane & 3) * 2 : 0)) * 4, target);
             constexpr int DOWN8 = 8 * Config<NC>::STRIDE * 4;
 #pragma unroll
             for (int n = 0; n < NT; n++) {
                 if (NC > 1) {
-                    asm volatile("st.shared::cluster.v2.f32 [%0], {%1,%2};" ::"r"(to + n * 32), "f"(sum[n][0]), "f"(sum[n][1]) : "memory");
-                    asm volatile("st.shared::cluster.v2.f32 [%0], {%1,%2};" ::"r"(to + n * 32 + DOWN8), "f"(sum[n][2]), "f"(sum[n][3]) : "memory");
+                    send2(to + n * 32, bar, sum[n][0], sum[n][1]);
+                    send2(to + n * 32 + DOWN8, bar, sum[n][2], sum[n][3]);
                 } else if ((w.lane & 3) == 0) {
-                    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to), "f"(sum[n][0]) : "memory");
-                    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to + DOWN8), "f"(sum[n][2]) : "memory");
+                    send1(to, bar, sum[n][0]);
+                    send1(to + DOWN8, bar, sum[n][2]);
                 }
             }
         }
-        if (before) finish.run(red_here + (half ^ 1) * 2 * Config<NC>::REGION, block - TEAMS, before, gain_before);
-        __syncwarp();
-        if (w.lane < CLUSTER) asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(in_cta(ready, w.lane)) : "memory");
+        else if (w.lane == 0) { // the idle team of a last odd block: keeps the other half of the cluster from running ahead
+            const int target = 4 + (row_group & 3);
+            send1(in_cta(shared_at(&c->credit), target), in_cta(shared_at(&c->arrived[buffer]), target), 0.f);
+        }
+        if (before) end_batch(batches - 1, block - TEAMS, before);
         before = blocks;
-        gain_before = gain_now;
         batches++;
     }
-    if (before) {
-        bar_wait_cluster(ready, (batches - 1) & 1);
-        finish.run(red_here + ((batches - 1) & 1) * 2 * Config<NC>::REGION, (s.last - 1 - s.first) / TEAMS * TEAMS + s.first, before, gain_before);
-    }
+    if (before) end_batch(batches - 1, (s.last - 1 - s.first) / TEAMS * TEAMS + s.first, before);
 }
 
 // The residual stream of this CTA's rows from the embedding, its squares, and the first norm's input.
@@ -506,7 +568,7 @@ template <int NC> __device__ __forceinline__ void embed(const Step& p, Common* c
         const int n = on ? n0 : 0, block = on ? block0 : s.first, row = (block * 8 + w.rank) * 16 + i;
         const float v = p.h0[(size_t)n * p.width + row], square = sum16(v * v);
         if (on) {
-            ((float*)(w.shared + residual_at<NC>()))[((block - s.first) * Config<NC>::N + n) * 16 + i] = v;
+            ((float*)(((u8*)c) + residual_at<NC>()))[((block - s.first) * Config<NC>::N + n) * 16 + i] = v;
             if (i == 0) squares.put(n * (p.width / 16) + block * 8 + w.rank, square);
         }
         publish<NC>(out, n, row, v * p.gain[row], on);
@@ -595,15 +657,24 @@ template <int NC> __device__ __forceinline__ void combine(const Step& p, const P
         const int item = on ? it : at, d = item % 8 * 16 + i, head = item / 8 % p.heads, n = item / 8 / p.heads;
         const int first = ((n * p.kv_heads + head / R) * p.chunks) * R + head % R, chunks = p.columns.at[n].position / 32 + 1;
         float most = -1e30f, num = 0, den = 0;
-        for (int c = 0; c < chunks; c++) most = fmaxf(most, __ldcg(p.part_max + first + c * R).x);
-#pragma unroll 8
-        for (int c = 0; c < chunks; c++) {
-            const float2 m = __ldcg(p.part_max + first + c * R);
-            const float e = exp2f(m.x - most);
-            num = fmaf(e, __ldcg(p.part + (size_t)(first + c * R) * HEAD_DIM + d), num);
-            den = fmaf(e, m.y, den);
+        // The maxima by 16 lanes at a time; then every lane its dimension, chunk after chunk.
+        for (int c = i; c < chunks; c += 16) most = fmaxf(most, __ldcg(p.part_max + first + c * R).x);
+#pragma unroll
+        for (int o = 1; o < 16; o <<= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, o));
+        const int longest = max(chunks, __shfl_xor_sync(~0u, chunks, 16));
+        for (int base = 0; base < longest; base += 16) {
+            float2 m = make_float2(-1e30f, 0.f);
+            float v[16];
+#pragma unroll
+            for (int c = 0; c < 16; c++) v[c] = base + c < chunks ? __ldcg(p.part + (size_t)(first + (base + c) * R) * HEAD_DIM + d) : 0.f;
+            if (base + i < chunks) m = __ldcg(p.part_max + first + (base + i) * R);
+            const float e = exp2f(m.x - most), l = e * m.y;
+#pragma unroll
+            for (int c = 0; c < 16; c++) {
+                num = fmaf(__shfl_sync(~0u, e, c, 16), v[c], num);
+                den += __shfl_sync(~0u, l, c, 16);
+            }
         }
-        __syncwarp();
         publish<NC>(out, n, head * HEAD_DIM + d, num / den, on);
     }
 }
@@ -646,40 +717,61 @@ template <int NC> __device__ __forceinline__ void step(const Step& p) {
 #pragma unroll
     for (int k = 0; k < 5; k++) x_supers = max(x_supers, (p.shape[k].supers + CLUSTER - 1) / CLUSTER);
     const Memory m = lay_out<NC>(p, most_blocks(p.shape[OUT].blocks[0], clusters), x_supers);
+    if (threadIdx.x < 36) c->zeros[threadIdx.x] = make_uint4(0, 0, 0, 0);
     if (threadIdx.x < 5) {
         const Shape s = p.shape[threadIdx.x];
         const int blocks = s.blocks[0] + s.blocks[1] + s.blocks[2];
         c->span[threadIdx.x] = Span{s.supers, blocks * cluster / clusters, blocks * (cluster + 1) / clusters, s.supers * rank / CLUSTER, s.supers * (rank + 1) / CLUSTER};
     }
-    Ring ring{shared_at(shared) + m.full, shared_at(shared) + m.empty, shared_at(shared) + m.ring, (u32)p.stage_bytes, p.depth, 0, 0};
+    Part* parts = (Part*)(shared + m.parts);
+    for (int i = threadIdx.x; i < 6 * p.layers + 1; i += blockDim.x) parts[i] = p.parts[i];
     if (threadIdx.x == 0) {
-        for (int i = 0; i < 4 * p.depth; i++) bar_init(ring.full + i * 8, 1);
-        for (int i = 0; i < p.depth; i++) bar_init(ring.empty + i * 8, TEAM);
-        bar_init(shared_at(&c->sums_ready), CLUSTER * WARPS);
+        const u32 base = shared_at(shared);
+        c->gains = m.gains;
+        c->parts = m.parts;
+        c->x = base + m.x;
+        c->full = base + m.full;
+        c->empty = base + m.empty;
+        c->ring = base + m.ring;
+        for (int i = 0; i < 4 * p.depth; i++) bar_init(base + m.full + i * 8, 1);
+        for (int i = 0; i < p.depth; i++) bar_init(base + m.empty + i * 8, TEAM);
+        for (int i = 0; i < BUFFERS; i++) {
+            bar_init(shared_at(&c->arrived[i]), 1);
+            bar_init(shared_at(&c->freed[i]), 1);
+        }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
     if (warp == WARPS) {
-        if (elect()) produce(p, c, ring);
+        if (elect()) produce(p, c, parts);
     } else {
-        Place w{warp, lane, rank, 0, m.x, shared};
+        Place w{warp, lane, rank, 0};
         u32 target = p.barrier_base;
         int batches = 0;
+        volatile Memo* const memo = &c->memo[warp];
+        Ring ring{0, 0};
         embed<NC>(p, c, w);
 #pragma unroll 1
         for (int at = 0; at < 4 * p.layers + (p.head ? 1 : 0); at++) {
             w.layer = at >> 2;
             const int kind = w.layer == p.layers ? HEAD : at & 3;
             if (kind == QKV && p.prefetch) prefetch(p, w);
+            __syncwarp();
+            memo->at = at;
+            memo->target = target;
             operation<NC>(p, c, w, kind, ring, batches);
-            if (kind == QKV) {
+            at = memo->at;
+            target = memo->target;
+            if (w.layer < p.layers && (at & 3) == QKV) {
                 grid_barrier(p.barrier, target);
                 attend(p, w);
                 grid_barrier(p.barrier, target);
                 combine<NC>(p, w);
             }
         }
+        // No CTA leaves while the others may still store into its shared memory.
+        for (int i = max(0, batches - BUFFERS); i < batches; i++) bar_wait(shared_at(&c->freed[i % BUFFERS]), i / BUFFERS & 1);
     }
 }
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) step1(const __grid_constant__ Step p) { step<1>(p); }

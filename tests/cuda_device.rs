@@ -232,7 +232,7 @@ fn persistent_dims() -> Vec<Dims> {
     };
     vec![
         base,
-        Dims { layers: 1, width: 256, feed_forward: 256, heads: 1, kv_heads: 1, vocab: 17, ..base },
+        Dims { layers: 1, width: 256, feed_forward: 256, heads: 2, kv_heads: 1, vocab: 17, ..base },
         Dims { layers: 1, width: 2304, feed_forward: 2560, heads: 8, kv_heads: 1, vocab: 700, tied: true, ..base },
         Dims { layers: 1, width: 4096, feed_forward: 2816, heads: 10, kv_heads: 5, vocab: 1500, ..base },
     ]

@@ -378,8 +378,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Freed by whichever thread drops it. SAFETY: allocated by `new`, freed once; the driver waits for work that uses it.
-        let _ = self.device.enter();
+        let _ = self.device.enter(); // whichever thread drops it
+        // SAFETY: allocated by `new`, freed once; the driver waits for work that uses it.
         unsafe { (self.device.api.free)(self.at) };
         self.device.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -430,8 +430,8 @@ impl Module {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        // SAFETY: loaded by `new`, unloaded once.
         let _ = self.device.enter();
+        // SAFETY: loaded by `new`, unloaded once.
         unsafe { (self.device.api.module_unload)(self.handle) };
     }
 }

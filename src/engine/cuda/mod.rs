@@ -282,6 +282,10 @@ impl Engine for CudaEngine {
             return Ok(());
         }
         self.device.enter()?;
+        let most = match &self.pass {
+            Pass::Plain(_) => COLUMNS,
+            Pass::Persistent(pass) => pass.columns_max(),
+        };
         let mut columns = Columns::default();
         for feed in batch {
             for (i, &token) in feed.tokens.iter().enumerate() {
@@ -292,7 +296,7 @@ impl Engine for CudaEngine {
                     want: i32::from(i + 1 == feed.tokens.len()),
                 };
                 columns.count += 1;
-                if columns.count as usize == COLUMNS {
+                if columns.count as usize == most {
                     self.pass(&columns)?;
                     columns = Columns::default();
                 }

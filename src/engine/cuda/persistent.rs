@@ -9,6 +9,7 @@ use super::tiles::{BLOCK_ROWS, BLOCK_TILES, COLS, has_tiles, tile_bytes};
 use super::upload::Uploader;
 use super::{COLUMNS, Columns, CudaOptions, STEP_PTX, plain, rope_table};
 use crate::engine::EngineError;
+use crate::engine::block::BlockType;
 use crate::engine::weights::{Model, Tensor};
 use std::sync::Arc;
 
@@ -161,11 +162,13 @@ impl Width {
 }
 
 /// Bytes of shared memory before the ring and without its barriers: the kernel's `lay_out`, line by line.
-fn shared_before_ring(columns: usize, common_bytes: usize, own_blocks: usize, supers: usize) -> usize {
+fn shared_before_ring(columns: usize, common_bytes: usize, own_blocks: usize, layers: usize, supers: usize) -> usize {
     let stride = if columns == 1 { 1 } else { columns + 2 };
     let red = common_bytes.next_multiple_of(128);
-    let residual = red + 4 * (CLUSTER as usize * 16 * stride) * 4;
-    let x = (residual + own_blocks * columns * 64).next_multiple_of(128);
+    let residual = red + 6 * (CLUSTER as usize * 16 * stride) * 4;
+    let gains = residual + own_blocks * columns * 64;
+    let parts = gains + own_blocks * 64;
+    let x = (parts + (6 * layers + 1) * size_of::<Part>()).next_multiple_of(128);
     (x + supers * 9 * columns * 64).next_multiple_of(128)
 }
 
@@ -247,7 +250,8 @@ impl Persistent {
         }
         let own_blocks = (shapes[1].blocks[0] as usize).div_ceil(clusters as usize);
         let supers = shapes.iter().map(|shape| (shape.supers as usize).div_ceil(CLUSTER as usize)).max().unwrap_or(0);
-        let before_ring = Width::ALL.map(|width| shared_before_ring(width.columns(), common_bytes, own_blocks, supers));
+        let before_ring =
+            Width::ALL.map(|width| shared_before_ring(width.columns(), common_bytes, own_blocks, arch.layers, supers));
         let exchange = Exchange::new(device, model, options)?;
         let mut step = base_step(model, options, &tiles, &parts, shapes, stage_bytes);
         exchange.point(&mut step);
@@ -290,6 +294,13 @@ impl Persistent {
             Ok(Variant { function, depth, shared_bytes })
         });
         variants.collect()
+    }
+
+    /// Columns that may go through together: 16, but 8 where a matrix is Q6_K or Q8_0. With every matrix Q6_K the kernel of
+    /// 16 columns ended in a launch failure on the device, and the reason is not found (`kernels/NOTES.md`).
+    pub(super) fn columns_max(&self) -> usize {
+        let largest_proven = BLOCK_TILES * tile_bytes(BlockType::Q5_K);
+        if self.step.stage_bytes as usize > largest_proven { Width::Eight.columns() } else { COLUMNS }
     }
 
     pub(super) fn tune(&mut self, tuning: Tuning) -> Result<(), EngineError> {
