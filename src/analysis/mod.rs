@@ -67,6 +67,7 @@ pub struct Detector {
     samples: u64,
     first_alarm_unix_s: Option<f64>,
     evident_since_h: Option<f64>,
+    segment: Option<u32>,
 }
 
 impl Detector {
@@ -86,6 +87,7 @@ impl Detector {
             samples: 0,
             first_alarm_unix_s: None,
             evident_since_h: None,
+            segment: None,
         }
     }
 
@@ -120,7 +122,16 @@ impl Detector {
         self.ticker.clock_steps()
     }
 
+    /// Points set aside because their time or figure was not finite.
+    #[must_use]
+    pub fn unusable(&self) -> u64 {
+        self.ticker.unusable()
+    }
+
     fn take(&mut self, tick: Tick) {
+        if self.segment.replace(tick.segment).is_some_and(|last| last != tick.segment) {
+            self.sawtooth.restart(tick.t_s / 3600.0);
+        }
         let recognised = self.sawtooth.push(&tick, self.params.tolerance_bytes);
         for track in [&mut self.fine, &mut self.coarse, &mut self.net] {
             track.push(tick, &self.sawtooth, recognised);
@@ -158,13 +169,13 @@ impl Detector {
 
 /// Posterior probability left for a drift of less than half the tolerance when the alarm rings. Looking all the time is
 /// priced in: on simulated series watched throughout, this value rings falsely less than once in a hundred runs.
-const DOUBT: f64 = 0.01;
+const DOUBT: f64 = 0.02;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.
 const LIKELY: f64 = 0.9;
 /// Hours for which the evidence must stand before the alarm rings ...
-const STANDS_H: f64 = 0.4;
+const STANDS_H: f64 = 0.15;
 /// ... and the same as a share of the run so far.
-const STANDS_SHARE: f64 = 0.05;
+const STANDS_SHARE: f64 = 0.01;
 
 /// See [`Detector::doubt`].
 fn doubt(t: &Track, horizon_h: f64) -> f64 {

@@ -23,7 +23,7 @@ pub struct StepLeak {
 /// Steps nearer than this are one event, hours.
 const MERGE_H: f64 = 0.8;
 /// Self-normalised sum beyond which steps are a leak: six of equal size, or more of unequal. Five arenas reach √5 = 2.24.
-const LEAK_SCORE: f64 = 2.3;
+const LEAK_SCORE: f64 = 2.4;
 /// Steps that add up to more than arenas do (400 MB, in tolerances) need only be three.
 const MANY_ARENAS: f64 = 8.0;
 const LEAK_SCORE_LARGE: f64 = 1.7;

@@ -1,54 +1,110 @@
-//! `soakd analyze`: the verdict on a memory series in a CSV file. The mathematics is left to `analysis`.
+//! `soakd analyze`: the verdict on a memory series in a CSV file or a database. The mathematics is left to `analysis`.
 
 mod csv_points;
+mod words;
 
+use super::report::{print, read_run};
 use super::{CannotStart, Done, Format, Outcome};
 use crate::analysis::{Detector, Params};
+use crate::model::columns::{Column, Thinner};
+use crate::model::event::EventSeverity;
+use crate::model::facts::RunFacts;
 use crate::model::finding::{Finding, Verdict};
 use crate::model::series::Point;
+use crate::report::plot::{Mark, Panel, Picture, Tolerance};
+use crate::report::scale::Unit;
 use csv_points::Notes;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use words::Context;
 
-/// Judge whether the memory in a file drifts by more than the tolerance.
+/// Judge whether memory drifts by more than the tolerance, from a CSV file or a run's database.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   soakd analyze rss.csv
   soakd analyze rss.csv --tolerance 20MB --horizon 24h --replay
+  soakd analyze rss.csv --plot rss.png
   soakd analyze rss.csv --format json | jq .verdict
+  soakd analyze --db soak.db --run 3 --series worker-0.anon_swap
 
 The file has the header unix_s,bytes[,segment[,requests]]: seconds since the epoch, bytes, optionally a number that
-changes whenever the process restarts, and the requests finished so far.
+changes whenever the process restarts, and the requests finished so far. Any sampling interval will do, gaps too.
 
-Exit code: 0 within, 1 outside, 2 the file could not be read, 3 inconclusive.")]
+Exit code: 0 within, 1 outside, 2 the input could not be read, 3 inconclusive. docs/verdict.md explains the method.")]
 pub struct Args {
     /// CSV with the header unix_s,bytes[,segment[,requests]]
-    file: PathBuf,
+    #[arg(required_unless_present = "db", conflicts_with = "db")]
+    file: Option<PathBuf>,
+    /// A database that soakd wrote, in place of a file
+    #[arg(long)]
+    db: Option<PathBuf>,
+    /// Run in that database; the newest if not given
+    #[arg(long, requires = "db")]
+    run: Option<i64>,
+    /// Series of that run, such as worker-0.anon_swap; may be left out if the run has only one
+    #[arg(long, requires = "db")]
+    series: Option<String>,
     /// Acceptable drift over the horizon, either way, such as 50MB or 20MiB
     #[arg(long, default_value = "50MB", value_parser = parse_bytes)]
     tolerance: f64,
     /// The time over which drift is stated, such as 48h or 30m
     #[arg(long, default_value = "48h", value_parser = parse_seconds)]
     horizon: f64,
-    /// Also say when a live run, looked at every minute, would have rung
+    /// Also say when a live run, looked at every minute, would first have rung
     #[arg(long)]
     replay: bool,
+    /// Draw samples, fit, tolerance and alarm into this file (.svg or .png)
+    #[arg(long)]
+    plot: Option<PathBuf>,
     /// Text for people or JSON for programs
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-/// Seconds between two looks of a live run.
-const LOOK_S: f64 = 60.0;
+/// Columns of a run that are read from a database: one a minute for a fortnight, which is what the analysis makes of samples anyway.
+const RUN_COLUMNS: usize = 20_160;
+/// Width of the columns of a plot, seconds.
+const COLUMN_S: f64 = 60.0;
 
 /// Reads, judges, prints.
 pub fn execute(args: &Args) -> Done {
+    if let Some(path) = &args.plot {
+        plot_kind(path)?;
+    }
     let params = Params { tolerance_bytes: args.tolerance, horizon_s: args.horizon, series_count: 1 };
-    let mut watch = Watch::new(params, args.replay);
-    let notes = csv_points::read(&args.file, &mut |point| watch.push(point))?;
-    let finding = watch.detector.look();
+    let (name, judged, notes) = match (&args.file, &args.db) {
+        (Some(path), _) => {
+            let (judged, notes) = judge_file(path, params)?;
+            (
+                path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned()),
+                judged,
+                notes,
+            )
+        }
+        (None, Some(db)) => {
+            let facts = read_run(db, args.run, RUN_COLUMNS)?;
+            judge_series(&facts, args.series.as_deref(), params)?
+        }
+        (None, None) => return Err(CannotStart("give a CSV file, or --db with a database".into())),
+    };
+    let finding = judged.detector.look();
+    let columns = judged.columns.map(Thinner::finish).unwrap_or_default();
+    if let Some(path) = &args.plot {
+        draw(path, &name, &finding, columns.clone(), params)?;
+    }
     match args.format {
-        Format::Json => println!("{}", json(&finding, &notes, args.replay)?),
-        Format::Text => print!("{}", text(&finding, args)),
+        Format::Json => print(&json(&finding, &notes, args.replay)?)?,
+        Format::Text => {
+            let context = Context {
+                name: &name,
+                tolerance_bytes: args.tolerance,
+                horizon_s: args.horizon,
+                first_unix_s: judged.first_unix_s,
+                replay: args.replay,
+                columns: &columns,
+                notes: &notes,
+            };
+            print(&words::text(&finding, &context))?;
+        }
     }
     Ok(match finding.verdict {
         Verdict::Within => Outcome::Passed,
@@ -57,26 +113,90 @@ pub fn execute(args: &Args) -> Done {
     })
 }
 
-/// A detector that is looked at every minute of the series' own time, as in a live run.
-struct Watch {
+/// A series under judgement, and its columns for a picture.
+struct Judged {
     detector: Detector,
-    replay: bool,
-    next_look_unix_s: f64,
+    columns: Option<Thinner>,
+    first_unix_s: Option<f64>,
 }
 
-impl Watch {
-    fn new(params: Params, replay: bool) -> Self {
-        Watch { detector: Detector::new(params), replay, next_look_unix_s: f64::NEG_INFINITY }
+impl Judged {
+    fn new(params: Params) -> Self {
+        Judged { detector: Detector::new(params), columns: None, first_unix_s: None }
     }
 
     fn push(&mut self, point: Point) {
-        let now = point.unix_s;
+        self.first_unix_s.get_or_insert(point.unix_s);
+        self.columns.get_or_insert_with(|| Thinner::new(point.unix_s, COLUMN_S)).push(
+            point.unix_s,
+            point.bytes,
+            point.segment,
+        );
         self.detector.push(point);
-        if self.replay && (now >= self.next_look_unix_s || now < self.next_look_unix_s - 2.0 * LOOK_S) {
-            self.next_look_unix_s = now + LOOK_S;
-            self.detector.look();
-        }
     }
+}
+
+fn judge_file(path: &Path, params: Params) -> Result<(Judged, Notes), CannotStart> {
+    let mut judged = Judged::new(params);
+    let notes = csv_points::read(path, &mut |point| judged.push(point))?;
+    if !notes.shuffled() {
+        return Ok((judged, notes));
+    }
+    let mut judged = Judged::new(params);
+    let notes = csv_points::read_sorted(path, &notes, &mut |point| judged.push(point))?;
+    Ok((judged, notes))
+}
+
+fn judge_series(
+    facts: &RunFacts,
+    wanted: Option<&str>,
+    params: Params,
+) -> Result<(String, Judged, Notes), CannotStart> {
+    let names: Vec<&str> = facts.series.iter().filter(|s| !s.columns.is_empty()).map(|s| s.name.as_str()).collect();
+    let name = match (wanted, names.as_slice()) {
+        (Some(name), _) => name,
+        (None, [only]) => only,
+        (None, _) => {
+            return Err(CannotStart(format!("which series? Give --series with one of: {}", names.join(", "))));
+        }
+    };
+    let Some(series) = facts.series.iter().find(|s| s.name == name && !s.columns.is_empty()) else {
+        return Err(CannotStart(format!("the run has no samples of a series {name}; it has: {}", names.join(", "))));
+    };
+    let mut judged = Judged::new(params);
+    for c in &series.columns {
+        judged.push(Point { unix_s: c.unix_s, bytes: c.median, segment: c.segment, requests: None });
+    }
+    Ok((name.to_owned(), judged, Notes::default()))
+}
+
+/// `svg` or `png`, by the file's ending.
+fn plot_kind(path: &Path) -> Result<&str, CannotStart> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some(kind @ ("svg" | "png")) => Ok(kind),
+        _ => Err(CannotStart(format!("--plot {}: the file must end in .svg or .png", path.display()))),
+    }
+}
+
+fn draw(path: &Path, name: &str, finding: &Finding, columns: Vec<Column>, params: Params) -> Result<(), CannotStart> {
+    let mut picture = Picture::of(Panel {
+        title: name.to_owned(),
+        unit: Unit::Bytes,
+        columns,
+        finding: Some(finding.clone()),
+        tolerance: Some(Tolerance { bytes: params.tolerance_bytes, horizon_s: params.horizon_s }),
+        warm_up: None,
+        others: Vec::new(),
+    });
+    if let Some(unix_s) = finding.first_alarm_unix_s {
+        picture.marks.push(Mark { unix_s, severity: EventSeverity::Error, label: "a live run would have rung".into() });
+    }
+    let bytes = match plot_kind(path)? {
+        "svg" => picture.svg().into_bytes(),
+        _ => picture.png(2).map_err(CannotStart::because)?,
+    };
+    std::fs::write(path, bytes)
+        .map_err(|e| CannotStart(format!("cannot write {}: {e}. Check the folder and its permissions", path.display())))
 }
 
 fn json(finding: &Finding, notes: &Notes, replay: bool) -> Result<String, CannotStart> {
@@ -87,19 +207,9 @@ fn json(finding: &Finding, notes: &Notes, replay: bool) -> Result<String, Cannot
         }
         object.insert("notes".into(), serde_json::Value::from(notes.sentences()));
     }
-    serde_json::to_string_pretty(&value).map_err(CannotStart::because)
-}
-
-fn text(f: &Finding, args: &Args) -> String {
-    format!(
-        "{}: drift {:.1} MB over {:.0} h (95 % interval {:.1} to {:.1}); tolerance ±{:.1} MB\n",
-        f.verdict.as_str(),
-        f.drift_bytes / 1e6,
-        args.horizon / 3600.0,
-        f.drift_ci95_bytes[0] / 1e6,
-        f.drift_ci95_bytes[1] / 1e6,
-        args.tolerance / 1e6
-    )
+    let mut text = serde_json::to_string_pretty(&value).map_err(CannotStart::because)?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// `50MB`, `20MiB`, `1.5GB`, or plain bytes.

@@ -48,13 +48,15 @@ const SHUFFLED_MIN: u64 = 8;
 /// Rows that are sorted in memory at most (about 640 MB of points).
 const SORT_ROWS_MAX: u64 = 20_000_000;
 
-/// Streams the points of the file at `path` into `take`.
-pub fn read(path: &Path, take: &mut dyn FnMut(Point)) -> Result<Notes, CannotStart> {
-    let order = scan(path, &mut |_| {})?;
-    let shuffled = order.backward >= SHUFFLED_MIN && order.backward as f64 > SHUFFLED_SHARE * order.rows as f64;
-    if !shuffled {
-        return scan(path, take);
+impl Notes {
+    /// True if the file is no record in order of time with a clock that stepped now and then, but one that was shuffled.
+    pub fn shuffled(&self) -> bool {
+        self.backward >= SHUFFLED_MIN && self.backward as f64 > SHUFFLED_SHARE * self.rows as f64
     }
+}
+
+/// As [`read`], but sorted by time first; for files that [`Notes::shuffled`] speaks of.
+pub fn read_sorted(path: &Path, order: &Notes, take: &mut dyn FnMut(Point)) -> Result<Notes, CannotStart> {
     if order.rows > SORT_ROWS_MAX {
         return Err(CannotStart(format!(
             "{}: {} rows are out of order and the file is too large to sort here; sort it by time first, for example \
@@ -64,10 +66,10 @@ pub fn read(path: &Path, take: &mut dyn FnMut(Point)) -> Result<Notes, CannotSta
         )));
     }
     let mut points = Vec::with_capacity(order.rows as usize);
-    scan(path, &mut |point| points.push(point))?;
+    read(path, &mut |point| points.push(point))?;
     points.sort_by(|a, b| a.unix_s.total_cmp(&b.unix_s));
     points.into_iter().for_each(take);
-    Ok(Notes { sorted: true, ..order })
+    Ok(Notes { sorted: true, ..order.clone() })
 }
 
 /// Which field of a row holds what.
@@ -78,7 +80,8 @@ struct Columns {
     requests: Option<usize>,
 }
 
-fn scan(path: &Path, take: &mut dyn FnMut(Point)) -> Result<Notes, CannotStart> {
+/// Streams the points of the file at `path` into `take`, in the order of the file.
+pub fn read(path: &Path, take: &mut dyn FnMut(Point)) -> Result<Notes, CannotStart> {
     let fail = |line: u64, what: String| CannotStart(format!("{}:{line}: {what}", path.display()));
     let file = File::open(path)
         .map_err(|e| CannotStart(format!("cannot read {}: {e}; give the path of a CSV file", path.display())))?;

@@ -1,0 +1,123 @@
+//! A finding as one honest paragraph and a small plot. Numbers are left to `analysis`, pictures to `report`.
+
+use super::csv_points::Notes;
+use crate::model::columns::Column;
+use crate::model::finding::{Finding, Shape, Verdict};
+use crate::report::scale::{Unit, bytes, duration, moment, signed_bytes};
+use crate::report::term;
+
+/// What is needed beside the finding.
+pub struct Context<'a> {
+    /// What was analysed, such as a file name or `worker-0.rss of run 3`.
+    pub name: &'a str,
+    /// Tolerance over the horizon, bytes.
+    pub tolerance_bytes: f64,
+    /// Horizon, seconds.
+    pub horizon_s: f64,
+    /// First sample, seconds since the epoch.
+    pub first_unix_s: Option<f64>,
+    /// Whether to say when a live run would have rung.
+    pub replay: bool,
+    /// Samples by the minute.
+    pub columns: &'a [Column],
+    /// What was mended in the input.
+    pub notes: &'a Notes,
+}
+
+/// The paragraph, the plot, the notes.
+pub fn text(f: &Finding, c: &Context) -> String {
+    let mut out = paragraph(f, c);
+    out.push('\n');
+    let plot = term::plot(c.columns, Unit::Bytes, 78, 8);
+    if !plot.is_empty() {
+        out.push('\n');
+        out.push_str(&plot);
+        if !plot.ends_with('\n') {
+            out.push('\n');
+        }
+    }
+    for note in c.notes.sentences() {
+        out.push_str(&format!("note: {note}\n"));
+    }
+    out
+}
+
+/// A few sentences: what happened, how sure, against what, of which shape, until when.
+pub fn paragraph(f: &Finding, c: &Context) -> String {
+    let (tolerance, horizon) = (bytes(c.tolerance_bytes), duration(c.horizon_s));
+    let [lo, hi] = f.drift_ci95_bytes;
+    let unknown = hi - lo > 1e3 * c.tolerance_bytes;
+    let mut s = vec![];
+    if unknown {
+        s.push(format!(
+            "{}: {} samples over {} are too few to say anything about the drift over {horizon}: inconclusive.",
+            c.name,
+            f.samples,
+            duration(f.span_s)
+        ));
+    } else {
+        let word = match f.verdict {
+            Verdict::Within => "within",
+            Verdict::Outside => "outside",
+            Verdict::Inconclusive => "inconclusive against",
+        };
+        let went = if f.drift_bytes < 0.0 { "shrinks" } else { "grows" };
+        s.push(format!(
+            "{} {went} by {} over {horizon} (95 % interval {} to {}): {word} ±{tolerance}.",
+            c.name,
+            bytes(f.drift_bytes.abs()),
+            signed_bytes(lo),
+            signed_bytes(hi)
+        ));
+    }
+    s.extend(shape(f));
+    s.extend(crossing(f, c));
+    if f.verdict == Verdict::Inconclusive {
+        s.push(format!(
+            "{} seen so far; a drift of {} over {horizon} would stand out from none.",
+            duration(f.span_s),
+            bytes(f.minimum_detectable_drift_bytes)
+        ));
+    }
+    if c.replay {
+        s.push(alarm(f, c));
+    }
+    s.join(" ")
+}
+
+fn shape(f: &Finding) -> Option<String> {
+    Some(match f.shape {
+        Shape::None => return None,
+        Shape::Linear => format!("Linear in time, {} an hour.", bytes(f.slope_bytes_per_hour)),
+        Shape::PerRequest => match f.slope_bytes_per_request {
+            Some(slope) => format!("Linear in requests, {} each.", bytes(slope)),
+            None => "Linear in requests.".into(),
+        },
+        Shape::Saturating => match f.asymptote_bytes {
+            Some(level) => format!("What grew is a warm-up or a cache that levels off at about {}.", bytes(level)),
+            None => "What grew is a warm-up or a cache that levels off.".into(),
+        },
+        Shape::Step if f.verdict == Verdict::Outside => "It comes in steps or bursts that go on.".into(),
+        Shape::Step => "It stepped and stayed, as an allocator's arenas do.".into(),
+        Shape::Sawtooth => "It rises and falls with a garbage collector; the floor is level.".into(),
+    })
+}
+
+fn crossing(f: &Finding, c: &Context) -> Option<String> {
+    let ([early, late], first) = (f.crossing_unix_s?, c.first_unix_s?);
+    if f.verdict == Verdict::Within {
+        return None;
+    }
+    let tolerance = bytes(c.tolerance_bytes);
+    if late <= first + f.span_s {
+        return Some(format!("{tolerance} were gone between {} and {}.", moment(early), moment(late)));
+    }
+    Some(format!("At this pace {tolerance} are gone between {} and {}.", moment(early), moment(late)))
+}
+
+fn alarm(f: &Finding, c: &Context) -> String {
+    match (f.first_alarm_unix_s, c.first_unix_s) {
+        (Some(at), Some(first)) => format!("A live run would have reported it after {}.", duration(at - first)),
+        _ => "A live run would not have rung.".into(),
+    }
+}
