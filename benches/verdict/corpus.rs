@@ -53,10 +53,25 @@ pub const HOURS: f64 = 48.0;
 
 /// What is no leak. The first twelve were at hand while the detector was tuned; the rest were held out.
 pub const NUISANCES: [&str; 18] = [
-    "quiet", "long_memory", "sawtooth", "day_cycle", "warm_up", "arena_steps", "restarts", "outliers", "gaps", "cache",
-    "warm_day_saw", "mixed",
+    "quiet",
+    "long_memory",
+    "sawtooth",
+    "day_cycle",
+    "warm_up",
+    "arena_steps",
+    "restarts",
+    "outliers",
+    "gaps",
+    "cache",
+    "warm_day_saw",
+    "mixed",
     // held out
-    "one_over_f", "jittered_gc", "office_hours", "two_warm_ups", "restarts_saw", "telegraph",
+    "one_over_f",
+    "jittered_gc",
+    "office_hours",
+    "two_warm_ups",
+    "restarts_saw",
+    "telegraph",
 ];
 /// How many of [`NUISANCES`] were used for tuning.
 pub const TUNED: usize = 12;

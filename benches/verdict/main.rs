@@ -1,0 +1,114 @@
+//! How good is the verdict? Simulated series of 48 hours, watched throughout, for soakd and for what people use.
+//!
+//! `cargo bench --bench verdict -- [SEED [TRACES [all]]]`: TRACES series of each nuisance and class (default 5). With `all`, the
+//! nuisances that were held out while tuning are run too. Prints tables by nuisance and by leak, and the seed.
+
+mod corpus;
+mod peers;
+
+use corpus::{LEAKS, NUISANCES, TUNED, trace};
+use soakd::analysis::{Detector, Params};
+use soakd::model::finding::Verdict;
+
+/// What one series came to.
+struct Outcome {
+    class: u8,
+    nuisance: usize,
+    leak: Option<usize>,
+    breach_h: f64,
+    alarm_h: Option<f64>,
+    within: bool,
+    covered: bool,
+    peers: Vec<Option<f64>>,
+}
+
+fn main() {
+    // `cargo bench` passes --bench; `cargo test --benches` passes nothing of ours.
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let seed: u64 = words.first().and_then(|s| s.parse().ok()).unwrap_or(20_261_124);
+    let each: u64 = words.get(1).and_then(|s| s.parse().ok()).unwrap_or(5);
+    let kinds = if words.get(2).is_some_and(|w| w == "all") { NUISANCES.len() } else { TUNED };
+    let mut outcomes = Vec::new();
+    let mut seconds = 0.0;
+    for kind in 0..kinds {
+        for class in 0..3 {
+            for i in 0..each {
+                outcomes.push(run(seed, i + 1000 * kind as u64, class, kind, &mut seconds));
+            }
+        }
+    }
+    println!("seed {seed}, {} series of 48 h, {:.3} s each to judge", outcomes.len(), seconds / outcomes.len() as f64);
+    table("soakd", &outcomes, kinds, |o| o.alarm_h);
+    summary("soakd", &outcomes, |o| o.alarm_h);
+    for (i, (name, _)) in peers::PEERS.iter().enumerate() {
+        summary(name, &outcomes, |o| o.peers[i]);
+    }
+}
+
+fn run(seed: u64, index: u64, class: u8, kind: usize, seconds: &mut f64) -> Outcome {
+    let t = trace(seed, index, class, kind);
+    let mut detector = Detector::new(Params::default());
+    let start = std::time::Instant::now();
+    t.points.iter().for_each(|p| detector.push(*p));
+    let f = detector.look();
+    *seconds += start.elapsed().as_secs_f64();
+    let first = t.points[0].unix_s;
+    let levels = peers::levels(&t.points);
+    Outcome {
+        class,
+        nuisance: t.nuisance,
+        leak: t.leak,
+        breach_h: t.breach_h.unwrap_or(f64::NAN),
+        alarm_h: f.first_alarm_unix_s.map(|at| (at - first) / 3600.0),
+        within: f.verdict == Verdict::Within,
+        covered: f.drift_ci95_bytes[0] <= t.drift_bytes && t.drift_bytes <= f.drift_ci95_bytes[1],
+        peers: peers::PEERS.iter().map(|(_, peer)| peers::first_alarm(*peer, &levels)).collect(),
+    }
+}
+
+fn percent(of: &[&Outcome], is: impl Fn(&Outcome) -> bool) -> f64 {
+    100.0 * of.iter().filter(|o| is(o)).count() as f64 / of.len() as f64
+}
+
+fn line(name: &str, of: &[&Outcome], alarm: impl Fn(&Outcome) -> Option<f64>) {
+    let class = |c: u8| of.iter().copied().filter(|o| o.class == c).collect::<Vec<_>>();
+    let (clean, tolerated, leaking) = (class(0), class(1), class(2));
+    let mut ratios: Vec<f64> = leaking.iter().map(|o| alarm(o).unwrap_or(f64::INFINITY) / o.breach_h).collect();
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "{name:24} {:6.1} {:6.1} {:7.1} {:7.1} {:7.1} {:7.2} {:7.1} {:7.1}",
+        percent(&clean, |o| alarm(o).is_some()),
+        percent(&tolerated, |o| alarm(o).is_some()),
+        percent(&clean, |o| o.within),
+        percent(&leaking, |o| alarm(o).is_some()),
+        percent(&leaking, |o| alarm(o).is_some_and(|a| a < o.breach_h)),
+        ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN),
+        percent(&[clean, tolerated].concat(), |o| o.covered),
+        percent(&leaking, |o| o.covered),
+    );
+}
+
+fn head() {
+    println!(
+        "\n{:24} {:>6} {:>6} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
+        "per cent", "false", "(tol)", "within", "found", "early", "ratio", "cover", "(leak)"
+    );
+}
+
+fn table(name: &str, outcomes: &[Outcome], kinds: usize, alarm: impl Fn(&Outcome) -> Option<f64> + Copy) {
+    println!("\n{name}, by nuisance and by leak");
+    head();
+    for kind in 0..kinds {
+        let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.nuisance == kind).collect();
+        line(NUISANCES[kind], &of, alarm);
+    }
+    for (i, leak) in LEAKS.iter().enumerate() {
+        let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.leak == Some(i)).collect();
+        line(leak, &of, alarm);
+    }
+    head();
+}
+
+fn summary(name: &str, outcomes: &[Outcome], alarm: impl Fn(&Outcome) -> Option<f64>) {
+    line(name, &outcomes.iter().collect::<Vec<_>>(), alarm);
+}
