@@ -169,13 +169,13 @@ impl Detector {
 
 /// Posterior probability left for a drift of less than half the tolerance when the alarm rings. Looking all the time is
 /// priced in: on simulated series watched throughout, this value rings falsely less than once in a hundred runs.
-const DOUBT: f64 = 0.02;
+const DOUBT: f64 = 0.01;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.
 const LIKELY: f64 = 0.9;
 /// Hours for which the evidence must stand before the alarm rings ...
-const STANDS_H: f64 = 0.15;
+const STANDS_H: f64 = 0.4;
 /// ... and the same as a share of the run so far.
-const STANDS_SHARE: f64 = 0.01;
+const STANDS_SHARE: f64 = 0.05;
 
 /// See [`Detector::doubt`].
 fn doubt(t: &Track, horizon_h: f64) -> f64 {
