@@ -26,7 +26,7 @@ pub fn disk_free_bytes(path: &Path) -> Option<i64> {
     let absolute = std::path::absolute(path).ok()?;
     let existing = absolute.ancestors().find(|ancestor| ancestor.exists())?;
     let facts = nix::sys::statvfs::statvfs(existing).ok()?;
-    i64::try_from(u64::from(facts.blocks_available()).saturating_mul(facts.fragment_size())).ok()
+    i64::try_from(facts.blocks_available().saturating_mul(facts.fragment_size())).ok()
 }
 
 /// What a run's `facts` column says of the machine: kernel, CPU, memory, limits. Read once, at the start.

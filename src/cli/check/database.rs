@@ -28,9 +28,9 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
         return;
     }
     if path.exists() {
-        existing(path, findings)
+        existing(path, findings);
     } else {
-        fresh(path, &folder, findings)
+        fresh(path, &folder, findings);
     }
     file_system(&folder, findings);
     space(config, &folder, findings);

@@ -114,13 +114,11 @@ fn ask_cuda(soakd: &Path) -> Result<Vec<CudaDevice>, String> {
         .map_err(|error| error.to_string())?;
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     std::thread::spawn(move || answer.send(child.wait_with_output()));
-    let output = match answered.recv_timeout(PATIENCE) {
-        Ok(output) => output.map_err(|error| error.to_string())?,
-        Err(_) => {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-            return Err(format!("the driver did not answer within {} s", PATIENCE.as_secs()));
-        }
+    let Ok(output) = answered.recv_timeout(PATIENCE) else {
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        return Err(format!("the driver did not answer within {} s", PATIENCE.as_secs()));
     };
+    let output = output.map_err(|error| error.to_string())?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("soakd: ").to_owned();
         return Err(if words.is_empty() { format!("{}", output.status) } else { words });

@@ -45,7 +45,9 @@ pub(super) fn rules(config: &Config, findings: &mut Findings) -> bool {
             findings.ok("rules", format!("{} rules, their SQL fits the schema", rules.rules.len()));
         }
         Ok(faults) => {
-            faults.iter().for_each(|fault| refuse(fault, findings));
+            for fault in &faults {
+                refuse(fault, findings);
+            }
             return false;
         }
     }
