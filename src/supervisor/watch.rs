@@ -268,6 +268,7 @@ mod tests {
     fn a_run_is_as_good_as_its_worst_judged_series() {
         use SeriesKind::{AnonSwap, EngineHeld, Rss};
         use Verdict::{Inconclusive, Outside, Within};
+        #[allow(clippy::type_complexity)] // a table of cases
         let cases: Vec<(&str, Vec<Look>, Option<&str>, Verdict, &str)> = vec![
             ("nothing measured proves nothing", vec![], None, Inconclusive, "no memory series"),
             (

@@ -389,6 +389,7 @@ mod tests {
         Worker { pipe: ours, decoder: wire::Decoder::default(), thread }
     }
 
+    #[allow(clippy::unnecessary_wraps)] // the signature that `serve` calls
     fn scripted(plan: &LoadPlan) -> Result<Opened, EngineError> {
         Ok(Opened { engine: Box::new(Scripted::new(plan.streams)), backend: "cpu".into(), fallback: None })
     }

@@ -90,6 +90,7 @@ impl Pool {
             return;
         }
         let shared = &*self.shared;
+        #[allow(clippy::transmute_ptr_to_ptr)] // a cast cannot change the lifetime
         // SAFETY: only the lifetime changes. The pointer is followed by workers inside this job only, and this function
         // does not return before the job is closed and they have left.
         let erased: *const Task<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(task)) };

@@ -126,6 +126,7 @@ struct Choice {
     unused: u32,
 }
 
+#[allow(clippy::large_enum_variant)] // one of them exists, once, for the life of a worker
 enum Pass {
     Plain(plain::Plain),
     Persistent(Box<persistent::Persistent>),
