@@ -13,6 +13,7 @@ use soakd::store::generate::{Fill, fill};
 use soakd::store::sql::{Limits, Reader};
 use soakd::store::{Mode, Store};
 use soakd::supervisor::alerting::{AlertContext, Alerting};
+use std::path::Path;
 
 /// Milliseconds of wall-clock and of processor time that `work` takes.
 fn timed<T>(work: impl FnOnce() -> T) -> (T, i64, i64) {
@@ -28,8 +29,10 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, i64, i64) {
 
 fn main() {
     let folder = tempfile::tempdir().expect("folder");
-    let path =
-        std::env::args().skip(1).find(|arg| arg.ends_with(".db")).map_or(folder.path().join("soak.db"), Into::into);
+    let path = std::env::args()
+        .skip(1)
+        .find(|arg| Path::new(arg).extension().is_some_and(|e| e == "db"))
+        .map_or(folder.path().join("soak.db"), Into::into);
     let mut store = Store::open(&path, Mode::Write).expect("store");
     let two_days = Fill { finish: false, ..Fill::default() };
     let (run_id, wall, cpu) = timed(|| fill(&mut store, &two_days).expect("fill"));
