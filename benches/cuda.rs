@@ -122,7 +122,7 @@ fn rows(case: &Case, model: &Model, engine: &mut CudaEngine, ceiling: f64, windo
                 single = Some(rate(median));
             }
             let scaling =
-                single.map_or("".into(), |one| format!("{:.0} %", 100.0 * rate(median) / (streams as f64 * one)));
+                single.map_or(String::new(), |one| format!("{:.0} %", 100.0 * rate(median) / (streams as f64 * one)));
             let label = if windows {
                 format!(" w{}{}", tuning.window, if tuning.prefetch { "" } else { " np" })
             } else {

