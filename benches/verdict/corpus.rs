@@ -300,7 +300,7 @@ pub fn trace(seed: u64, index: u64, class: u8, kind: usize) -> Trace {
     let t: Vec<f64> = (0..n).map(|i| i as f64 * dt_s / 3600.0).collect();
     let mut segment = vec![0; n];
     let mut y = nuisance(kind, &t, &mut segment, &mut rng);
-    let family = (class == 2).then(|| (index % 5) as usize);
+    let family = (class == 2).then_some((index % 5) as usize);
     let total = match class {
         0 => 0.0,
         1 => rng.range(5.0, 25.0) * if rng.chance(0.15) { -1.0 } else { 1.0 },

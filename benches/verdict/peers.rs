@@ -89,7 +89,7 @@ fn sen(l: &[Level]) -> f64 {
 fn kendall(l: &[Level]) -> (f64, f64) {
     let mut s = 0.0;
     for (i, a) in l.iter().enumerate() {
-        s += l[i + 1..].iter().map(|b| (b.1 - a.1).partial_cmp(&0.0).map_or(0.0, |o| o as i32 as f64)).sum::<f64>();
+        s += l[i + 1..].iter().map(|b| (b.1 - a.1).partial_cmp(&0.0).map_or(0.0, |o| f64::from(o as i32))).sum::<f64>();
     }
     let n = l.len() as f64;
     (s, n * (n - 1.0) * (2.0 * n + 5.0) / 18.0)
