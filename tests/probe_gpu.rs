@@ -253,6 +253,7 @@ fn a_driver_that_fails_for_long_is_opened_again() {
 
 #[test]
 fn every_xid_is_kept_in_order() {
+    use GpuEventKind::{EccCorrected, EccUncorrected, Xid};
     let mut probe = Probe::start("devices 2\nxid 0 79\nxid 1 63\necc 1 2\nxid 0 79\necc 0 1\n");
     let mut seen = Vec::new();
     probe.read_until("five events", |readings| {
@@ -260,7 +261,6 @@ fn every_xid_is_kept_in_order() {
         seen.extend(readings.gpu_events.iter().map(|event| (event.ordinal.expect("the fake says which"), event.kind)));
         (seen.len() >= 5).then_some(())
     });
-    use GpuEventKind::{EccCorrected, EccUncorrected, Xid};
     let expected = [(0, Xid(79)), (1, Xid(63)), (1, EccUncorrected), (0, Xid(79)), (0, EccCorrected)];
     assert_eq!(seen, expected);
 }
