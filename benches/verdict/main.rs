@@ -88,11 +88,13 @@ fn line(name: &str, of: &[&Outcome], alarm: impl Fn(&Outcome) -> Option<f64>) {
     );
 }
 
+/// "within" and "cover" are soakd's answers, whose row it is; what people use states neither a verdict nor an interval.
 fn head() {
     println!(
         "\n{:24} {:>6} {:>6} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
-        "per cent", "false", "(tol)", "within", "found", "early", "ratio", "cover", "(leak)"
+        "per cent", "false", "(tol)", "within*", "found", "early", "ratio", "cover*", "(leak*)"
     );
+    println!("* soakd's own verdict and interval, in every row: the others state none");
 }
 
 fn table(name: &str, outcomes: &[Outcome], kinds: usize, alarm: impl Fn(&Outcome) -> Option<f64> + Copy) {

@@ -74,7 +74,7 @@ pub struct Finding {
     pub slope_bytes_per_hour: f64,
     /// Bytes per request, where requests are known and the growth goes with them.
     pub slope_bytes_per_request: Option<f64>,
-    /// The smallest drift over the horizon that this run could call outside, with what it has seen so far.
+    /// The smallest drift over the horizon that would stand out from none, with what this run has seen so far.
     pub minimum_detectable_drift_bytes: f64,
     /// Samples seen.
     pub samples: u64,
