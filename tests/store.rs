@@ -91,8 +91,17 @@ fn child_writer() {
     }
 }
 
-/// What a child said before it was killed after `millis`.
-fn run_and_kill(path: &Path, millis: u64) -> Vec<String> {
+/// From when a child's last milliseconds count.
+#[derive(Clone, Copy, PartialEq)]
+enum After {
+    /// While it opens, recovers or migrates the database.
+    Start,
+    /// While it writes.
+    FirstPromise,
+}
+
+/// What a child said before it was killed, `millis` after its start or after its first promise.
+fn run_and_kill(path: &Path, after: After, millis: u64) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().expect("this binary"))
         .args(["--exact", "child_writer", "--nocapture", "--test-threads=1"])
         .env(CHILD, path)
@@ -101,10 +110,16 @@ fn run_and_kill(path: &Path, millis: u64) -> Vec<String> {
         .spawn()
         .expect("child");
     let pipe = child.stdout.take().expect("piped");
+    let (promised, first_promise) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
         let lines = BufReader::new(pipe).lines().map_while(Result::ok);
-        lines.filter(|line| line.starts_with("s ") || line.starts_with("e ")).collect::<Vec<_>>()
+        let promises = lines.filter(|line| line.starts_with("s ") || line.starts_with("e "));
+        promises.inspect(|_| promised.send(()).unwrap_or_default()).collect::<Vec<_>>()
     });
+    if after == After::FirstPromise {
+        // However slow the machine: without this a busy one would kill each child before it wrote anything.
+        first_promise.recv_timeout(Duration::from_secs(60)).expect("the child writes");
+    }
     std::thread::sleep(Duration::from_millis(millis));
     child.kill().expect("SIGKILL");
     child.wait().expect("reaped");
@@ -120,7 +135,8 @@ fn writers_killed_at_random_lose_nothing_that_was_promised() {
     let (mut random, mut promised_events, mut promised_samples) = (seed, 0, 0);
     for kill in 0..kills {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let said = run_and_kill(&path, 5 + (random >> 33) % 90);
+        let after = if kill % 3 == 0 { After::Start } else { After::FirstPromise };
+        let said = run_and_kill(&path, after, (random >> 33) % 90);
         promised_events += said.iter().filter(|line| line.starts_with("e ")).count() as i64;
         promised_samples += said.iter().filter(|line| line.starts_with("s ")).count() as i64;
         if kill % 20 != 19 {

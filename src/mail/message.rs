@@ -78,8 +78,8 @@ fn body(queued: &QueuedMail, note: Option<&str>, picture: Option<Vec<u8>>) -> Mu
         None => queued.mail.text.clone(),
     };
     let note = note.map(|n| format!("<p class=\"note\" role=\"note\">{}</p>", escape(n))).unwrap_or_default();
-    let html = queued.mail.html.replacen(NOTE_MARK, &note, 1);
-    let alternative = MultiPart::alternative().singlepart(SinglePart::plain(text));
+    let html = line_ends(&queued.mail.html.replacen(NOTE_MARK, &note, 1));
+    let alternative = MultiPart::alternative().singlepart(SinglePart::plain(line_ends(&text)));
     match picture {
         Some(png) => {
             let kind = ContentType::parse("image/png").expect("a constant that parses");
@@ -90,6 +90,12 @@ fn body(queued: &QueuedMail, note: Option<&str>, picture: Option<Vec<u8>>) -> Mu
         }
         None => alternative.singlepart(SinglePart::html(without_figure(&html))),
     }
+}
+
+/// One kind of line end, which `lettre` then writes as CRLF: a carriage return by itself, as in the last words of a program that
+/// drew a progress bar, may not stand in a mail (RFC 5322, 2.3).
+fn line_ends(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 /// Takes out what refers to the picture.
@@ -233,6 +239,18 @@ mod tests {
         mail.settled.insert("ops@x.org".into(), Fate::Delivered);
         let parcel = compose(&mail, &routes(), None, None).expect("composes");
         assert_eq!(parcel.to.iter().map(ToString::to_string).collect::<Vec<_>>(), ["b@x.org"]);
+    }
+
+    #[test]
+    fn a_lone_carriage_return_is_a_line_end() {
+        let mut mail = queued();
+        mail.mail.text = "10 %\r20 %\r\ndied\n".into();
+        mail.mail.html = "<pre>10 %\r20 %\r\ndied</pre>".into();
+        let parcel = compose(&mail, &routes(), Some("a\rb"), None).expect("composes");
+        let text = String::from_utf8(parcel.bytes).expect("ASCII");
+        for line in ["10 %\r\n20 %\r\ndied\r\n", "<pre>10 %\r\n20 %\r\ndied</pre>", "a\r\nb\r\n"] {
+            assert!(text.contains(line), "lacks {line:?}:\n{text}");
+        }
     }
 
     proptest! {
