@@ -4,7 +4,7 @@
 mod database;
 mod gpu;
 mod limits;
-mod model;
+pub(super) mod model;
 mod settings;
 
 use super::{CannotStart, Done, Format, Outcome};

@@ -4,6 +4,8 @@ mod logs;
 mod progress;
 mod summary;
 
+use super::check::model;
+use super::mail::setup;
 use super::{CannotStart, Done, Format, Outcome};
 use crate::config::units::{parse_bytes, parse_duration};
 use crate::config::{self, Backend, Config, Overrides, Scenario, Variant};
@@ -107,6 +109,10 @@ pub struct Args {
 /// Soaks until the run is over.
 pub fn execute(args: &Args) -> Done {
     let config = configuration(args)?;
+    setup::usable(&config).map_err(CannotStart)?;
+    if !config.target.is_set() {
+        model::open(&config).map_err(CannotStart::because)?; // a worker would find it too, after the run has begun
+    }
     let shown = progress::Display::new(&config, args.format);
     logs::init(shown.bars());
     let options = Options { config: config.clone(), fresh: args.fresh, sabotage: args.inject.clone() };

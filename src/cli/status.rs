@@ -98,11 +98,11 @@ fn text(facts: &RunFacts, beat: Option<&HeartbeatRow>, life: Life) -> String {
     for series in facts.series.iter().filter(|series| series.judged) {
         let Some(finding) = &series.finding else { continue };
         let [lo, hi] = finding.drift_ci95_bytes;
-        let drift = if lo.abs() < 1e11 && hi.abs() < 1e11 {
+        let drift = if finding.drift_is_known() {
             let drift = signed_megabytes(finding.drift_bytes);
             format!("{drift} (95 % interval {} to {})", signed_megabytes(lo), signed_megabytes(hi))
         } else {
-            "no drift can be stated yet".to_owned()
+            "drift not known yet".to_owned()
         };
         let _ = writeln!(out, "  {:<24} {:<13} {drift}", series.name, finding.verdict.as_str());
     }

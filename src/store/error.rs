@@ -73,6 +73,14 @@ pub enum StoreError {
         /// What the operating system said.
         why: String,
     },
+    /// Its folder is not there.
+    #[error("cannot make {}: there is no folder {}. Make it (mkdir -p {}), or name another file with --db", .path.display(), .folder.display(), .folder.display())]
+    NoFolder {
+        /// The file.
+        path: PathBuf,
+        /// Where it would be.
+        folder: PathBuf,
+    },
     /// It cannot even be read.
     #[error("cannot open {}: {why}. Check the path and its permissions", .path.display())]
     CannotOpen {

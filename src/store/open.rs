@@ -155,9 +155,10 @@ fn take_lock(path: &Path) -> Result<File, StoreError> {
     let lock_path = beside(path, "-lock");
     let cannot = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::StorageFull => StoreError::DiskFull { path: path.to_path_buf() },
-        std::io::ErrorKind::NotFound => StoreError::CannotOpen {
+        // A folder that is there and still has no room for a file, such as /proc, counts as read-only.
+        std::io::ErrorKind::NotFound if !path.parent().is_some_and(Path::exists) => StoreError::NoFolder {
             path: path.to_path_buf(),
-            why: format!("there is no folder {}", path.parent().unwrap_or(Path::new(".")).display()),
+            folder: path.parent().unwrap_or(Path::new(".")).to_path_buf(),
         },
         _ => StoreError::ReadOnly { path: path.to_path_buf(), why: error.to_string() },
     };

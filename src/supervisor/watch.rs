@@ -173,11 +173,14 @@ pub fn judge(looks: &[Look], params: Params, blind: Option<&str>) -> Judgement {
     if let Some(look) = worst(Verdict::Inconclusive) {
         let others = judged.iter().filter(|look| look.finding.verdict == Verdict::Inconclusive).count() - 1;
         let more = if others > 0 { format!(" (and {others} more series)") } else { String::new() };
-        return inconclusive(format!(
-            "{} after {}: that neither fits ±{tolerance} nor lies outside it{more}; a longer run says more",
-            words(look),
-            duration(look.finding.span_s)
-        ));
+        let (what, seen) = (words(look), duration(look.finding.span_s));
+        return inconclusive(if look.finding.drift_is_known() {
+            format!(
+                "{what} after {seen}: that neither fits ±{tolerance} nor lies outside it{more}; a longer run says more"
+            )
+        } else {
+            format!("{what}{more}: {seen} are too short to tell; a longer run says more")
+        });
     }
     if let Some(why) = blind {
         return inconclusive(format!("every series is within ±{tolerance}, but {why}"));
@@ -198,8 +201,8 @@ fn reach(finding: &Finding) -> f64 {
 
 fn words(look: &Look) -> String {
     let [lo, hi] = look.finding.drift_ci95_bytes;
-    if !lo.is_finite() || !hi.is_finite() || hi - lo > 1e12 {
-        return format!("{}: no drift can be stated yet", look.key);
+    if !look.finding.drift_is_known() {
+        return format!("the drift of {} is not known yet", look.key);
     }
     format!(
         "{} drifts by {} (95 % interval {} to {})",

@@ -2,6 +2,7 @@
 
 use super::Findings;
 use crate::config::{Backend, Config};
+use crate::engine::EngineError;
 use crate::engine::recipe::Variant;
 use crate::engine::weights::Model;
 use crate::probe::cgroup;
@@ -10,11 +11,17 @@ use std::path::Path;
 
 const CHECK: &str = "model";
 
-pub(super) fn look(config: &Config, findings: &mut Findings) {
+/// The configured model's header and tensor table; no weight is read.
+pub(in crate::cli) fn open(config: &Config) -> Result<Model, EngineError> {
     let wanted = &config.model;
     let variant = Variant::ALL.into_iter().find(|variant| variant.name() == wanted.variant.as_str());
     let variant = variant.expect("configuration and engine name the same variants");
-    let model = match Model::open(&wanted.model, variant, config.run.seed.unsigned_abs()) {
+    Model::open(&wanted.model, variant, config.run.seed.unsigned_abs())
+}
+
+pub(super) fn look(config: &Config, findings: &mut Findings) {
+    let wanted = &config.model;
+    let model = match open(config) {
         Ok(model) => model,
         Err(error) => {
             let remedy = "give a llama-architecture GGUF file or synthetic:small; `soakd model inspect FILE` shows what is in one";

@@ -97,7 +97,7 @@ fn folder(mail: &Mail, findings: &mut Findings) {
 }
 
 fn server(config: &Config, offline: bool, findings: &mut Findings) {
-    let carrier = setup::routes(config).and_then(|_| setup::carrier(config));
+    let carrier = setup::usable(config).and_then(|()| setup::routes(config)).and_then(|_| setup::carrier(config));
     let destination = setup::destination(&config.mail);
     match carrier {
         Err(error) => findings.blocker("mail", error, "correct [mail], then `soakd mail --test`"),

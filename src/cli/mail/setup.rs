@@ -1,6 +1,6 @@
 //! Configuration to carrier: which way mails go, and to whom.
 
-use crate::config::{Config, Mail, Tls, Transport};
+use crate::config::{Config, Mail, MailerRunsAs, Tls, Transport};
 use crate::mail::{
     Account, AnyCarrier, Backoff, Folder, Routes, Secret, Security, Sendmail, Smtp, SmtpSettings, Timeouts,
 };
@@ -36,6 +36,22 @@ pub(in crate::cli) fn carrier(config: &Config) -> Result<AnyCarrier, String> {
 /// Who gets what.
 pub(in crate::cli) fn routes(config: &Config) -> Result<Routes, String> {
     Routes::parse(&config.mail.from, &config.mail.routes).map_err(|e| format!("{}: [mail] {e}", config.source))
+}
+
+/// What would keep a run's own mailer from sending anything, found before the run starts: routes, settings, the password
+/// file. A mailer that is a unit of its own has its own credentials and is not asked here.
+pub(in crate::cli) fn usable(config: &Config) -> Result<(), String> {
+    if config.mailer.runs_as == MailerRunsAs::Unit || config.mail.transport == Transport::None {
+        return Ok(());
+    }
+    routes(config)?;
+    carrier(config)?;
+    if config.mail.transport == Transport::Smtp
+        && let Some(account) = smtp(&config.mail)?.account
+    {
+        account.secret.read().map_err(|e| format!("{}: [mail] {e}", config.source))?;
+    }
+    Ok(())
 }
 
 /// Between two attempts.

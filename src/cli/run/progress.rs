@@ -139,7 +139,7 @@ fn drift(snapshot: &Snapshot) -> String {
     };
     let look = snapshot.looks.iter().find(of_worker(SeriesKind::AnonSwap));
     match look {
-        Some(look) if look.finding.drift_ci95_bytes.iter().all(|end| end.is_finite() && end.abs() < 1e11) => {
+        Some(look) if look.finding.drift_is_known() => {
             let [lo, hi] = look.finding.drift_ci95_bytes;
             let drift = signed_megabytes(look.finding.drift_bytes);
             format!("drift {drift} (95 %: {} to {})", signed_megabytes(lo), signed_megabytes(hi))

@@ -96,7 +96,7 @@ fn series_table(looks: &[Look], config: &Config) -> Table {
     for look in looks {
         let finding = &look.finding;
         let [lo, hi] = finding.drift_ci95_bytes;
-        let known = lo.abs() < 1e11 && hi.abs() < 1e11;
+        let known = finding.drift_is_known();
         let verdict = finding.verdict.as_str();
         table.add_row(vec![
             look.key.to_string(),
