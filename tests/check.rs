@@ -49,7 +49,10 @@ fn what_would_stop_a_run_is_a_blocker_with_its_remedy() {
     let here = folder.path();
     write(here, "text.db", &"this is no database\n".repeat(100));
     write(here, "broken.gguf", "GGUF\x03\0\0\0 and then nothing");
-    write(here, "password", "hunter2\n");
+    for (name, mode) in [("password", 0o600), ("open", 0o644)] {
+        write(here, name, "hunter2\n");
+        std::fs::set_permissions(here.join(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("set");
+    }
     write(here, "cut.toml", "[[rule]]\nname = \"x\"\n");
     write(
         here,
@@ -58,6 +61,7 @@ fn what_would_stop_a_run_is_a_blocker_with_its_remedy() {
     );
     let smtp = "[mail]\ntransport = \"smtp\"\nhost = \"127.0.0.1\"\nport = 9\ntls = \"none\"\ntimeout = \"2s\"\n";
     let login = format!("{smtp}username = \"u\"\npassword_file = \"password\"\n");
+    let open = format!("{smtp}username = \"u\"\npassword_file = \"open\"\n");
     for (what, config, args, part, words, code) in [
         ("no database", "", ["--db", "text.db"], "database", "not a SQLite database", 1),
         ("no folder", "", ["--db", "nowhere/soak.db"], "database", "mkdir -p nowhere", 1),
@@ -66,6 +70,7 @@ fn what_would_stop_a_run_is_a_blocker_with_its_remedy() {
         ("an unknown model", "[model]\nmodel = \"synthetic:huge\"\n", ["--offline"; 2], "model", "synthetic:small", 1),
         ("no mail server", smtp, ["--db", "new.db"], "mail", "127.0.0.1:9", 1),
         ("a login without a server", &login, ["--db", "new.db"], "mail", "127.0.0.1:9", 1),
+        ("a password for all to read", &open, ["--db", "new.db"], "mail", "chmod 600", 1),
         ("a rule without SQL", "[alerts]\nrules = [\"cut.toml\"]\n", ["--offline"; 2], "rules", "cut.toml:", 2),
         ("a rule with bad SQL", "[alerts]\nrules = [\"sql.toml\"]\n", ["--offline"; 2], "rules", "nowhere", 2),
         ("an absent rule file", "[alerts]\nrules = [\"gone.toml\"]\n", ["--offline"; 2], "rules", "gone.toml", 2),

@@ -127,6 +127,7 @@ fn look(config: &Config, offline: bool, findings: &mut Findings) -> bool {
     model::look(config, findings);
     database::look(config, findings);
     gpu::look(config, findings);
+    settings::gates(config, findings);
     settings::mail(config, offline, findings);
     limits::look(config, findings);
     usable

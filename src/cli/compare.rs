@@ -4,7 +4,6 @@ use super::report::{print, read_run};
 use super::{CannotStart, Done, Format, Outcome};
 use crate::analysis::compare::{Claim, Contrast, FAMILY_ERROR, contrast};
 use crate::model::facts::RunFacts;
-use crate::model::gate::Gate;
 use crate::report::gates::{self, Measure, Metric};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -169,7 +168,7 @@ fn text(groups: &[Group], lines: &[Line]) -> String {
                 letter(other)
             );
         }
-        let write = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| figure(line.metric, v));
+        let write = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| gates::write(line.metric, v));
         let (difference, interval) = match line.contrast.difference {
             Some((d, [lo, hi])) => {
                 (signed(line.metric, d), format!("{} to {}", signed(line.metric, lo), signed(line.metric, hi)))
@@ -200,22 +199,11 @@ fn letter(i: usize) -> char {
     char::from(b'A' + (i.min(25)) as u8)
 }
 
-fn figure(metric: &Metric, value: f64) -> String {
-    let gate = Gate {
-        name: String::new(),
-        milestone: String::new(),
-        metric: metric.name.into(),
-        at_most: None,
-        at_least: None,
-    };
-    gates::write(&gate, value)
-}
-
 fn signed(metric: &Metric, value: f64) -> String {
     let size = if metric.measure == Measure::Ratio {
         format!("{:.2} points", value.abs() * 100.0)
     } else {
-        figure(metric, value.abs())
+        gates::write(metric, value.abs())
     };
     let sign = if size.chars().any(|c| ('1'..='9').contains(&c)) { if value < 0.0 { "−" } else { "+" } } else { "" };
     format!("{sign}{size}")

@@ -1,11 +1,10 @@
 //! `soakd docs`: the documents of phase 3, from the database. Words and tables are `report::docs`'.
 
-use super::report::read_run;
-use super::{CannotStart, Done, Outcome, gate};
+use super::gate::{self, Measured};
+use super::{CannotStart, Done, Outcome};
 use crate::model::bench::Expectation;
 use crate::report::docs::{self, Sources, TEMPLATES};
 use crate::report::gates;
-use crate::store::{Mode, Store};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -78,20 +77,20 @@ pub fn execute(args: &Args) -> Done {
 }
 
 fn sources(args: &Args) -> Result<Sources, CannotStart> {
-    let store = Store::open(&args.db, Mode::ReadOnly).map_err(CannotStart::because)?;
-    let any_run = store.newest_run().map_err(CannotStart::because)?.is_some();
-    let run = if any_run || args.run.is_some() { Some(read_run(&args.db, args.run, 64)?) } else { None };
-    let asked = gate::asked(args.gates.as_deref())?;
-    Ok(Sources {
-        gates: run.as_ref().map_or_else(Vec::new, |run| gates::judge(run, &asked)),
+    let Measured { run, bench, load } = Measured::read(&args.db, args.run)?;
+    let asked = gate::asked(args.gates.as_deref(), run.as_ref())?;
+    let mut sources = Sources {
+        gates: Vec::new(),
         run,
-        bench: store.newest_bench("bench").map_err(CannotStart::because)?,
-        load: store.newest_bench("load").map_err(CannotStart::because)?,
+        bench,
+        load,
         expectations: match &args.expectations {
             Some(path) => expectations(&path.display().to_string(), &read(path)?)?,
             None => expectations("the roadmap's expectations", EXPECTATIONS)?,
         },
-    })
+    };
+    sources.gates = gates::judge(&sources.evidence(), &asked);
+    Ok(sources)
 }
 
 fn expectations(name: &str, text: &str) -> Result<Vec<Expectation>, CannotStart> {

@@ -4,6 +4,7 @@
 use super::{CannotStart, Done, Outcome};
 use crate::clock;
 use crate::model::facts::RunFacts;
+use crate::report::gates::Evidence;
 use crate::report::{gates, html, json, text};
 use crate::store::{Mode, Store};
 use std::io::{IsTerminal, Write};
@@ -52,7 +53,7 @@ const TEXT_WIDTH: usize = 100;
 /// Reads, renders, writes.
 pub fn execute(args: &Args) -> Done {
     let facts = read_run(&args.db, args.run, COLUMNS_MAX)?;
-    let results = gates::judge(&facts, &super::gate::of_run(&facts)?);
+    let results = gates::judge(&Evidence { run: Some(&facts), ..Evidence::default() }, &super::gate::of_run(&facts)?);
     let rendered = match form(args) {
         ReportFormat::Text => text::render(&facts, &results, TEXT_WIDTH),
         ReportFormat::Html => html::render(&facts, &results).map_err(CannotStart::because)?,

@@ -5,10 +5,11 @@ mod progress;
 mod summary;
 
 use super::check::model;
+use super::gate;
 use super::mail::setup;
 use super::{CannotStart, Done, Format, Outcome};
 use crate::config::units::{parse_bytes, parse_duration};
-use crate::config::{self, Backend, Config, Overrides, Scenario, Variant};
+use crate::config::{self, Backend, Config, GateProfile, Overrides, Scenario, Variant};
 use crate::model::finding::Verdict;
 use crate::model::run::RunState;
 use crate::supervisor::{self, Options, Summary};
@@ -110,6 +111,7 @@ pub struct Args {
 pub fn execute(args: &Args) -> Done {
     let config = configuration(args)?;
     setup::usable(&config).map_err(CannotStart)?;
+    gate::configured(config.gates.clone(), GateProfile::None)?;
     if !config.target.is_set() {
         model::open(&config).map_err(CannotStart::because)?; // a worker would find it too, after the run has begun
     }

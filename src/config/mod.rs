@@ -17,8 +17,8 @@ mod validate;
 pub use error::{ConfigError, Place, Problem};
 pub use overrides::Overrides;
 pub use resolved::{
-    Alerts, Backend, Burst, Canary, Churn, Config, Devices, Mail, Mailer, MailerRunsAs, Model, Probe, Run, Scenario,
-    Source, Tls, Transport, Variant, Worker,
+    Alerts, Backend, Burst, Canary, Churn, Config, Devices, GateProfile, Gates, Mail, Mailer, MailerRunsAs, Model,
+    Probe, Run, Scenario, Source, Tls, Transport, Variant, Worker,
 };
 pub use target::Target;
 

@@ -287,6 +287,35 @@ impl<'t> Section<'_, 't> {
         }
     }
 
+    /// A table of texts whose keys the user chooses, such as `[gates.bounds]`; `check` says what is wrong with one.
+    pub fn table_of_words(
+        &mut self,
+        key: &'static str,
+        into: &mut BTreeMap<String, String>,
+        check: fn(&str, &str) -> Result<(), String>,
+    ) {
+        let mut found = BTreeMap::new();
+        let (text_of_file, name) = (self.text, self.name);
+        self.take(key, &mut found, |value, written| {
+            let DeValue::Table(table) = value else {
+                return Err((format!("expected a section, found {written}"), format!("write [{name}.{key}]")));
+            };
+            let mut out = BTreeMap::new();
+            for (word, value) in table {
+                let written = text_of_file.get(value.span()).unwrap_or_default();
+                let said = text(value.get_ref(), written)?;
+                check(word.get_ref(), &said).map_err(|what| {
+                    (format!("{}: {what}", word.get_ref()), "`soakd gate --list` names the figures".to_owned())
+                })?;
+                out.insert(word.into_inner().into_owned(), said);
+            }
+            Ok(out)
+        });
+        if !found.is_empty() {
+            *into = found;
+        }
+    }
+
     /// Everything was asked for: what is left is unknown.
     pub fn finish(self) {
         for (key, _) in &self.table {

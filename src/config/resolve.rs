@@ -3,9 +3,10 @@
 use super::error::ConfigError;
 use super::raw::{Document, beside};
 use super::resolved::{
-    Alerts, Burst, CREDENTIAL, Canary, Churn, Config, Devices, Mail, Mailer, Model, Probe, Run, Source, Worker,
+    Alerts, Burst, CREDENTIAL, Canary, Churn, Config, Devices, Gates, Mail, Mailer, Model, Probe, Run, Source, Worker,
 };
 use super::validate;
+use crate::model::gate::Gate;
 use std::path::{Path, PathBuf};
 
 /// Text to configuration, or all that is wrong with it.
@@ -24,6 +25,7 @@ pub fn resolve(name: &str, text: &str, base: &Path) -> Result<Config, ConfigErro
         alerts: alerts(&mut document, base),
         mail: mail(&mut document, base),
         mailer: mailer(&mut document),
+        gates: gates(&mut document),
     };
     document.finish();
     if document.problems.is_empty() {
@@ -178,6 +180,14 @@ fn mail(document: &mut Document<'_>, base: &Path) -> Mail {
     section.table_of_texts("routes", &mut mail.routes);
     section.finish();
     mail
+}
+
+fn gates(document: &mut Document<'_>) -> Gates {
+    let (mut gates, mut section) = (Gates::default(), document.section("gates"));
+    section.choice("profile", &mut gates.profile);
+    section.table_of_words("bounds", &mut gates.bounds, |metric, bound| Gate::of_bound(metric, bound).map(drop));
+    section.finish();
+    gates
 }
 
 fn mailer(document: &mut Document<'_>) -> Mailer {

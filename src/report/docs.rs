@@ -6,7 +6,7 @@ use super::scale::{bytes, moment};
 use super::{docs_tables as tables, text, words};
 use crate::model::bench::{BenchFacts, Expectation};
 use crate::model::facts::RunFacts;
-use crate::model::gate::{Gate, GateResult};
+use crate::model::gate::GateResult;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Value, context};
 use std::collections::BTreeSet;
@@ -25,6 +25,14 @@ pub struct Sources {
     pub gates: Vec<GateResult>,
     /// What was expected of variants.
     pub expectations: Vec<Expectation>,
+}
+
+impl Sources {
+    /// What gates and figures are read from.
+    #[must_use]
+    pub fn evidence(&self) -> gates::Evidence<'_> {
+        gates::Evidence { run: self.run.as_ref(), bench: self.bench.as_ref(), load: self.load.as_ref() }
+    }
 }
 
 macro_rules! templates {
@@ -80,30 +88,27 @@ pub fn render(name: &str, template: &str, sources: &Sources) -> Result<String, D
 
 /// `fig("token_p95_ms")` writes a figure with its run; `sources()` lists those that were written, with their queries.
 fn figures(environment: &mut Environment<'_>, sources: &Sources, used: &Arc<Mutex<BTreeSet<&'static str>>>) {
-    let run = sources.run.clone();
+    let (owned, listed) = (sources.clone(), sources.clone());
     let (noting, listing) = (Arc::clone(used), Arc::clone(used));
-    let run_id = run.as_ref().map(|r| r.run_id);
     environment.add_function("fig", move |name: String| -> Result<String, minijinja::Error> {
         let Some(metric) = METRICS.iter().find(|m| m.name == name) else {
             let known: Vec<&str> = METRICS.iter().map(|m| m.name).collect();
             let what = format!("there is no figure {name:?}; there are {}", known.join(", "));
             return Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, what));
         };
-        let measured =
-            run.as_ref().and_then(|r| gates::read(metric, r).map(|v| (r.run_id, v))).filter(|(_, v)| v.is_finite());
-        let Some((run_id, value)) = measured else { return Ok("not measured".into()) };
+        let found = owned.evidence().find(metric, None);
+        let Some(value) = found.value else { return Ok("not measured".into()) };
         noting.lock().unwrap_or_else(PoisonError::into_inner).insert(metric.name);
-        let gate = Gate { name: String::new(), milestone: String::new(), metric: name, at_most: None, at_least: None };
-        Ok(format!("{} [run {run_id}]", gates::write(&gate, value)))
+        Ok(format!("{} [{}]", gates::write(metric, value), found.source))
     });
     environment.add_function("sources", move || -> String {
         let used = listing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(run_id) = run_id.filter(|_| !used.is_empty()) else {
-            return "No figure of a soak was written above.".into();
-        };
-        let rows = METRICS.iter().filter(|m| used.contains(m.name));
-        let rows = rows.map(|m| {
-            format!("| {} | run {run_id} | `{}` |", m.meaning, m.query.replace(":run_id", &run_id.to_string()))
+        if used.is_empty() {
+            return "No figure was written above.".into();
+        }
+        let rows = METRICS.iter().filter(|m| used.contains(m.name)).map(|m| {
+            let found = listed.evidence().find(m, None);
+            format!("| {} | {} | `{}` |", m.meaning, found.source, found.query)
         });
         format!(
             "| Figure | From | Query for it, or for what it is computed from |\n|---|---|---|\n{}",

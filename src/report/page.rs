@@ -355,18 +355,7 @@ fn tiles(facts: &RunFacts) -> Vec<Tile> {
     let worst = words::worst(&judged);
     let zero = |n: usize| if n == 0 { "good" } else { "bad" };
     let token = facts.latency("token");
-    let detectable = gates::judge(
-        facts,
-        &[crate::model::gate::Gate {
-            name: String::new(),
-            milestone: String::new(),
-            metric: "minimum_detectable_drift_bytes".into(),
-            at_most: Some(f64::MAX),
-            at_least: None,
-        }],
-    )
-    .first()
-    .and_then(|g| g.measured);
+    let detectable = gates::metric("minimum_detectable_drift_bytes").and_then(|metric| gates::read(metric, facts));
     vec![
         Tile {
             name: "Largest drift",

@@ -1,9 +1,10 @@
 //! Configuration, rules and mail: what files and servers say.
 
 use super::super::mail::setup;
+use super::super::{CannotStart, gate};
 use super::Findings;
 use crate::config::units::{format_bytes, format_duration};
-use crate::config::{Config, Mail, Transport};
+use crate::config::{Config, GateProfile, Mail, Transport};
 use crate::mail::AnyCarrier;
 use crate::rules::{RuleError, RuleSet};
 use crate::store::sql::Reader;
@@ -56,6 +57,15 @@ pub(super) fn rules(config: &Config, findings: &mut Findings) -> bool {
 
 fn refuse(fault: &RuleError, findings: &mut Findings) {
     findings.blocker("rules", format!("{}:{}: {}", fault.file, fault.line, fault.what), fault.remedy.clone());
+}
+
+/// The bounds that the run will be judged by.
+pub(super) fn gates(config: &Config, findings: &mut Findings) {
+    match gate::configured(config.gates.clone(), GateProfile::None) {
+        Ok(gates) if gates.is_empty() => {}
+        Ok(gates) => findings.ok("gates", format!("{} bounds to judge the run by", gates.len())),
+        Err(CannotStart(what)) => findings.blocker("gates", what, "correct [gates]"),
+    }
 }
 
 /// Prepares every rule's SQL against an empty database of this version, which is made and removed.

@@ -6,6 +6,7 @@ use super::super::{CannotStart, Format};
 use crate::config::{Config, Transport};
 use crate::model::facts::RunFacts;
 use crate::model::run::RunState;
+use crate::report::gates::Evidence;
 use crate::report::{gates, html};
 use crate::supervisor::Summary;
 use crate::supervisor::core::CanaryState;
@@ -35,7 +36,8 @@ pub fn print(ended: &Summary, config: &Config, format: Format) {
 
 /// Writes the report beside the database: `soak.db` → `soak-run-3.html`.
 fn write(facts: &RunFacts, config: &Config) -> Result<PathBuf, CannotStart> {
-    let results = gates::judge(facts, &super::super::gate::of_run(facts)?);
+    let results =
+        gates::judge(&Evidence { run: Some(facts), ..Evidence::default() }, &super::super::gate::of_run(facts)?);
     let page = html::render(facts, &results).map_err(CannotStart::because)?;
     let database = &config.run.database;
     let stem = database.file_stem().unwrap_or_default().to_string_lossy();
