@@ -93,7 +93,12 @@ fn complaints_name_the_place_and_the_remedy() {
         ),
         ("a GPU twice", "[model]\ndevices = [0, 0]\n", "soak.toml:2:11: model.devices", "[0, 1]"),
         ("a canary that cannot be found", "[canary]\nleak = \"50MB\"\n", "soak.toml:2:8: canary.leak", "twice"),
-        ("a bound that is none", "[gates.bounds]\ncrashes = \"0\"\n", "soak.toml:1:1: gates.bounds: crashes", "write \"<= 50\""),
+        (
+            "a bound that is none",
+            "[gates.bounds]\ncrashes = \"0\"\n",
+            "soak.toml:1:1: gates.bounds: crashes",
+            "write \"<= 50\"",
+        ),
         ("an unknown profile", "[gates]\nprofile = \"road\"\n", "soak.toml:2:11: gates.profile", "roadmap"),
         ("a not-a-number", "[alerts]\nthroughput_min = nan\n", "soak.toml:2:18", "12.5"),
     ];

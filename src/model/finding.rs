@@ -90,14 +90,10 @@ pub struct Finding {
     pub first_alarm_unix_s: Option<f64>,
 }
 
-/// An interval that reaches beyond this says only that too little was seen: no machine holds so much, bytes.
-const KNOWN_BYTES_MAX: f64 = 1e11;
-
 impl Finding {
-    /// Whether enough was seen to state a drift at all. Until then the interval is as wide as what could be, and people are told
-    /// "not known yet" instead.
+    /// Whether enough was seen to state a drift at all; people are told "not known yet" otherwise.
     #[must_use]
     pub fn drift_is_known(&self) -> bool {
-        self.drift_ci95_bytes.iter().all(|end| end.abs() < KNOWN_BYTES_MAX) // false for NaN, too
+        self.drift_ci95_bytes.iter().all(|end| end.is_finite())
     }
 }

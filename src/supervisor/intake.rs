@@ -362,10 +362,7 @@ impl Core {
                 let summary = format!(
                     "{id}: prompt {} gave another output than in the first loop ({})",
                     found.prompt,
-                    match found.at_token {
-                        Some(at) => format!("token {at}: expected {:?}, got {:?}", found.expected, found.got),
-                        None => "same tokens, other logits".to_owned(),
-                    }
+                    found.difference()
                 );
                 let detail = serde_json::to_value(&found).unwrap_or_default();
                 self.note_worker(life, now, EventKind::GoldenMismatch, EventSeverity::Error, summary, detail);

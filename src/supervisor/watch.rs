@@ -11,6 +11,10 @@ use crate::model::series::{Point, SeriesKey, SeriesKind};
 use crate::model::time::UnixMillis;
 use std::collections::BTreeMap;
 
+/// An interval that reaches this many tolerances both ways says only that too little was seen. It is given on without ends,
+/// which everything behind shows as "not known yet": a figure of thousands of tolerances would only look like one.
+const KNOWN_TOLERANCES_MAX: f64 = 1e3;
+
 /// One series.
 #[derive(Debug)]
 struct Tracked {
@@ -115,7 +119,12 @@ impl Watch {
     pub fn look(&mut self) -> Vec<Look> {
         let mut looks = Vec::with_capacity(self.series.len());
         for (key, tracked) in &mut self.series {
-            let finding = tracked.detector.look();
+            let mut finding = tracked.detector.look();
+            let ([lo, hi], wide) = (finding.drift_ci95_bytes, KNOWN_TOLERANCES_MAX * self.params.tolerance_bytes);
+            if lo < -wide && hi > wide {
+                finding.drift_ci95_bytes = [f64::NEG_INFINITY, f64::INFINITY];
+                finding.minimum_detectable_drift_bytes = f64::INFINITY;
+            }
             let rang = finding.alarmed && !tracked.finding.as_ref().is_some_and(|before| before.alarmed);
             tracked.finding = Some(finding.clone());
             looks.push(Look { key: *key, judged: tracked.judged, finding, rang, bytes: tracked.bytes });

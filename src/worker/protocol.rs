@@ -222,6 +222,18 @@ pub struct Mismatch {
     pub got_hash: u64,
 }
 
+impl Mismatch {
+    /// What differs, in words.
+    #[must_use]
+    pub fn difference(&self) -> String {
+        let token = |token: Option<u32>| token.map_or("the end".to_owned(), |id| id.to_string());
+        match self.at_token {
+            Some(at) => format!("its token {at} is {} instead of {}", token(self.got), token(self.expected)),
+            None => "the same tokens, other logits".to_owned(),
+        }
+    }
+}
+
 /// From the worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -84,13 +84,12 @@ fn text(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Opti
 }
 
 fn series_table(looks: &[Look], config: &Config) -> Table {
-    let hours = config.run.horizon.as_secs_f64() / 3_600.0;
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(vec![
         "series".to_owned(),
         "now".to_owned(),
-        format!("drift over {hours} h"),
+        format!("drift over {}", duration(config.run.horizon.as_secs_f64())),
         "95 % interval".to_owned(),
         "verdict".to_owned(),
         "shape".to_owned(),

@@ -54,7 +54,7 @@ pub(super) fn html(document: &Document) -> String {
     let _ = writeln!(out, "<h1>{}</h1>", escape(&document.title));
     facts(&mut out, "", &document.head);
     for paragraph in document.lead.split("\n\n").filter(|p| !p.trim().is_empty()) {
-        let _ = writeln!(out, "<p>{}</p>", escape(paragraph.trim()));
+        let _ = writeln!(out, "<p>{}</p>", prose(paragraph.trim()));
     }
     if let Some(alt) = &document.plot_alt {
         let alt = escape(alt);
@@ -86,7 +86,7 @@ fn class(document: &Document) -> &'static str {
 fn push(out: &mut String, block: &Block) {
     match block {
         Block::Prose(text) => {
-            let _ = writeln!(out, "<p>{}</p>", escape(text));
+            let _ = writeln!(out, "<p>{}</p>", prose(text));
         }
         Block::Bullets(items) => list(out, "ul", items),
         Block::Steps(items) => list(out, "ol", items),
@@ -102,7 +102,7 @@ fn push(out: &mut String, block: &Block) {
 fn list(out: &mut String, tag: &str, items: &[String]) {
     let _ = writeln!(out, "<{tag}>");
     for item in items {
-        let _ = writeln!(out, "<li>{}</li>", escape(item));
+        let _ = writeln!(out, "<li>{}</li>", prose(item));
     }
     let _ = writeln!(out, "</{tag}>");
 }
@@ -150,6 +150,19 @@ fn links_list(out: &mut String, links: &[(String, String)]) {
         };
     }
     let _ = writeln!(out, "</ul>");
+}
+
+/// Text in which backticks hold what is to be typed. One without its partner stays as it is.
+pub(super) fn prose(s: &str) -> String {
+    let (mut out, mut rest) = (String::new(), s);
+    while let Some((before, code, after)) = rest.split_once('`').and_then(|(before, tail)| {
+        let (code, after) = tail.split_once('`')?;
+        Some((before, code, after))
+    }) {
+        out.push_str(&format!("{}<code>{}</code>", escape(before), escape(code)));
+        rest = after;
+    }
+    out + &escape(rest)
 }
 
 /// Text that cannot become markup, in an element or in a quoted attribute.

@@ -44,6 +44,13 @@ fn leak() -> MailFacts {
 }
 
 #[test]
+fn what_is_to_be_typed_is_set_as_code_and_a_stray_backtick_stays() {
+    use super::html::prose;
+    assert_eq!(prose("run `a && b`, then `c`."), "run <code>a &amp;&amp; b</code>, then <code>c</code>.");
+    assert_eq!(prose("a ` b <c>"), "a ` b &lt;c&gt;");
+}
+
+#[test]
 fn the_subject_tells_severity_host_what_how_much_run_and_hour() {
     assert_eq!(render(&leak()).subject, "[PAGE] gpu-07: worker-0 leaks +212 MB over 48 h (run 3, hour 24 of 48)");
     let resolved = MailFacts { kind: MailKind::Resolved, ..leak() };
