@@ -1,5 +1,5 @@
-//! A simulated corpus of memory series whose true drift is known: nuisances that are no leak, and leaks of five families
-//! laid over them. Everything follows from one seed.
+//! A simulated corpus of memory series whose true drift is known: nuisances that are no leak, alone and in mixtures, and leaks of
+//! six families laid over them. Everything follows from one seed.
 
 use soakd::model::series::Point;
 
@@ -8,7 +8,9 @@ pub struct Rng(u64);
 
 impl Rng {
     pub fn new(seed: u64) -> Self {
-        Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03)
+        let mut rng = Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03);
+        rng.next();
+        rng
     }
 
     pub fn next(&mut self) -> u64 {
@@ -51,67 +53,88 @@ pub const MB: f64 = 1e6;
 /// Hours in a trace.
 pub const HOURS: f64 = 48.0;
 
-/// What is no leak. The first twelve were at hand while the detector was tuned; the rest were held out.
-pub const NUISANCES: [&str; 18] = [
+/// What is no leak. The first [`TUNED`] were at hand while the detector was tuned; the rest were held out.
+pub const NUISANCES: [&str; 22] = [
     "quiet",
     "long_memory",
     "sawtooth",
     "day_cycle",
     "warm_up",
     "arena_steps",
+    "cache",
+    "spikes",
     "restarts",
     "outliers",
     "gaps",
-    "cache",
-    "warm_day_saw",
-    "mixed",
+    "coarse_counter",
+    "mix_of_2",
+    "mix_of_3",
     // held out
     "one_over_f",
     "jittered_gc",
     "office_hours",
     "two_warm_ups",
-    "restarts_saw",
     "telegraph",
+    "restarts_saw",
+    "warm_day_saw",
+    "mix_of_4",
 ];
 /// How many of [`NUISANCES`] were used for tuning.
-pub const TUNED: usize = 12;
+pub const TUNED: usize = 14;
+/// Those of [`NUISANCES`] that mixtures are made of: from `long_memory` to `coarse_counter`.
+const PARTS: (u64, u64) = (1, 11);
 
 /// How a leak goes.
-pub const LEAKS: [&str; 5] = ["linear", "late", "stepped", "bursty", "duty_cycled"];
+pub const LEAKS: [&str; 6] = ["linear", "late", "stepped", "bursty", "duty_cycled", "per_request"];
 
 /// One simulated series and the truth about it.
 pub struct Trace {
     pub points: Vec<Point>,
     pub nuisance: usize,
+    /// What a mixture is made of.
+    pub parts: String,
     /// Index into [`LEAKS`]; `None` where nothing leaks beyond the tolerance.
     pub leak: Option<usize>,
     /// Bytes leaked by the end.
     pub drift_bytes: f64,
     /// Hours until 50 MB were gone.
     pub breach_h: Option<f64>,
+    /// Seconds between samples.
+    pub interval_s: f64,
+}
+
+/// A series in the making, in MB.
+struct Draft {
+    t: Vec<f64>,
+    y: Vec<f64>,
+    segment: Vec<u32>,
+    quantum: f64,
+    gaps: bool,
+    outliers: f64,
 }
 
 /// Adds Ornstein-Uhlenbeck noise of standard deviation `sd` and time constant `tau_h`.
-fn add_ou(y: &mut [f64], dt_h: f64, sd: f64, tau_h: f64, rng: &mut Rng) {
+fn add_ou(d: &mut Draft, sd: f64, tau_h: f64, rng: &mut Rng) {
+    let dt_h = d.t[1] - d.t[0];
     let phi = (-dt_h / tau_h).exp();
     let q = sd * (1.0 - phi * phi).sqrt();
     let mut x = sd * rng.normal();
-    for v in y.iter_mut() {
+    for v in &mut d.y {
         *v += x;
         x = phi * x + q * rng.normal();
     }
 }
 
-fn add_white(y: &mut [f64], sd: f64, rng: &mut Rng) {
-    for v in y.iter_mut() {
-        *v += sd * rng.normal();
+fn add(d: &mut Draft, f: impl Fn(f64) -> f64) {
+    for (v, t) in d.y.iter_mut().zip(&d.t) {
+        *v += f(*t);
     }
 }
 
-fn add_saw(y: &mut [f64], t: &[f64], amp: f64, period_h: f64, jitter: f64, rng: &mut Rng) {
+fn add_saw(d: &mut Draft, amp: f64, period_h: f64, jitter: f64, rng: &mut Rng) {
     let mut start = -rng.range(0.0, 1.0) * period_h;
     let (mut p, mut a) = (period_h, amp);
-    for (v, t) in y.iter_mut().zip(t) {
+    for (v, t) in d.y.iter_mut().zip(&d.t) {
         while *t - start >= p {
             start += p;
             p = period_h * (1.0 + jitter * rng.range(-1.0, 1.0));
@@ -121,129 +144,98 @@ fn add_saw(y: &mut [f64], t: &[f64], amp: f64, period_h: f64, jitter: f64, rng: 
     }
 }
 
-fn add_day(y: &mut [f64], t: &[f64], amp: f64, rng: &mut Rng) {
-    let phase = rng.range(0.0, std::f64::consts::TAU);
-    for (v, t) in y.iter_mut().zip(t) {
-        *v += amp * (std::f64::consts::TAU * t / 24.0 + phase).sin();
-    }
+fn add_warm(d: &mut Draft, amp: f64, tau_h: f64) {
+    add(d, |t| amp * (1.0 - (-t / tau_h).exp()));
 }
 
-fn add_office(y: &mut [f64], t: &[f64], amp: f64, rng: &mut Rng) {
-    let phase = rng.range(0.0, 24.0);
-    for (v, t) in y.iter_mut().zip(t) {
-        let h = (t + phase) % 24.0;
-        let edge = |x: f64| 1.0 / (1.0 + (-x / 0.5).exp());
-        *v += amp * (edge(h - 8.0) - edge(h - 18.0)) * (1.0 + 0.15 * (h * 1.3).sin());
-    }
-}
-
-fn add_warm(y: &mut [f64], t: &[f64], from_h: f64, amp: f64, tau_h: f64) {
-    for (v, t) in y.iter_mut().zip(t) {
-        if *t >= from_h {
-            *v += amp * (1.0 - (-(t - from_h) / tau_h).exp());
-        }
-    }
-}
-
-fn add_step(y: &mut [f64], t: &[f64], at_h: f64, size: f64) {
-    for (v, t) in y.iter_mut().zip(t) {
-        if *t >= at_h {
-            *v += size;
-        }
-    }
-}
-
-fn add_spikes(y: &mut [f64], t: &[f64], rng: &mut Rng) {
-    for _ in 0..rng.whole(3, 40) {
-        let at = rng.range(0.0, HOURS);
-        let long = rng.log_range(0.01, 0.6);
-        let size = rng.range(30.0, 600.0) * if rng.chance(0.15) { -0.3 } else { 1.0 };
-        for (v, t) in y.iter_mut().zip(t) {
-            if *t >= at && *t < at + long {
-                *v += size;
-            }
-        }
-    }
-}
-
-fn add_arena(y: &mut [f64], t: &[f64], rng: &mut Rng) {
-    let until = rng.range(3.0, 30.0);
-    for _ in 0..rng.whole(2, 5) {
-        let at = rng.range(0.0, until);
-        add_step(y, t, at, rng.range(8.0, 64.0));
-    }
-}
-
-fn restart_times(rng: &mut Rng) -> Vec<f64> {
+fn add_restarts(d: &mut Draft, rng: &mut Rng) {
     let mut at: Vec<f64> = (0..rng.whole(1, 6)).map(|_| rng.range(1.0, HOURS - 1.0)).collect();
     at.sort_by(f64::total_cmp);
-    at
+    let (amp, tau) = (rng.range(20.0, 200.0), rng.log_range(0.2, 2.5));
+    let mut from = 0.0;
+    for (i, until) in at.iter().copied().chain([f64::INFINITY]).enumerate() {
+        let (level, a, c) = (rng.range(-60.0, 60.0), amp * rng.range(0.7, 1.3), tau * rng.range(0.8, 1.25));
+        for ((v, t), s) in d.y.iter_mut().zip(&d.t).zip(&mut d.segment) {
+            if *t >= from && *t < until {
+                *v += level + a * (1.0 - (-(t - from) / c).exp());
+                *s = i as u32;
+            }
+        }
+        from = until;
+    }
 }
 
-/// Everything but the leak, in MB; fills `segment`.
-fn nuisance(kind: usize, t: &[f64], segment: &mut [u32], rng: &mut Rng) -> Vec<f64> {
-    let dt = t[1] - t[0];
-    let mut y = vec![rng.range(300.0, 6000.0); t.len()];
-    add_white(&mut y, rng.log_range(0.1, 3.0), rng);
-    add_ou(&mut y, dt, rng.log_range(0.2, 3.0), rng.log_range(0.05, 1.0), rng);
-    let restarts = |y: &mut [f64], segment: &mut [u32], rng: &mut Rng| {
-        let at = restart_times(rng);
-        let (amp, tau) = (rng.range(30.0, 200.0), rng.log_range(0.2, 2.0));
-        let mut from = 0.0;
-        for (i, until) in at.iter().copied().chain([f64::INFINITY]).enumerate() {
-            let (level, a, c) = (rng.range(-40.0, 40.0), amp * rng.range(0.7, 1.3), tau * rng.range(0.8, 1.25));
-            for ((v, t), s) in y.iter_mut().zip(t).zip(segment.iter_mut()) {
-                if *t >= from && *t < until {
-                    *v += level + a * (1.0 - (-(t - from) / c).exp());
-                    *s = i as u32;
-                }
-            }
-            from = until;
+/// One nuisance.
+fn disturb(name: &str, d: &mut Draft, rng: &mut Rng) {
+    let saw_h = |rng: &mut Rng| rng.range(7.0, 50.0) / 60.0;
+    match name {
+        "long_memory" => add_ou(d, rng.range(2.0, 14.0), rng.log_range(0.5, 5.0), rng),
+        "sawtooth" => {
+            let jitter = [0.0, 0.0, 0.05, 0.15][rng.whole(0, 3) as usize];
+            let (amp, period_h) = (rng.range(20.0, 120.0), saw_h(rng));
+            add_saw(d, amp, period_h, jitter, rng);
         }
-    };
-    match NUISANCES[kind] {
-        "long_memory" => add_ou(&mut y, dt, rng.range(3.0, 15.0), rng.log_range(0.5, 4.0), rng),
-        "sawtooth" => add_saw(&mut y, t, rng.range(20.0, 120.0), rng.range(7.0, 50.0) / 60.0, 0.0, rng),
-        "day_cycle" => add_day(&mut y, t, rng.range(10.0, 40.0), rng),
-        "warm_up" => add_warm(&mut y, t, 0.0, rng.range(50.0, 300.0), rng.log_range(0.333, 3.0)),
-        "arena_steps" => add_arena(&mut y, t, rng),
-        "restarts" => restarts(&mut y, segment, rng),
-        "outliers" => add_spikes(&mut y, t, rng),
+        "day_cycle" => {
+            let (amp, phase) = (rng.range(8.0, 40.0), rng.range(0.0, 24.0));
+            let second = if rng.chance(0.3) { rng.range(0.0, 0.3) } else { 0.0 };
+            add(d, |t| {
+                let w = std::f64::consts::TAU * (t + phase) / 24.0;
+                amp * (w.sin() + second * (2.0 * w).sin()) / (1.0 + 0.5 * second)
+            });
+        }
+        "warm_up" => {
+            let (amp, tau_h) = (rng.range(50.0, 300.0), rng.log_range(0.333, 3.0));
+            add_warm(d, amp, tau_h);
+        }
+        "arena_steps" => {
+            let until = rng.range(2.0, 36.0);
+            for _ in 0..rng.whole(2, 5) {
+                let (at, size) = (rng.range(0.0, until), rng.range(8.0, 64.0));
+                add(d, |t| if t >= at { size } else { 0.0 });
+            }
+        }
         "cache" => {
-            let (amp, full) = (rng.range(40.0, 300.0), rng.range(0.5, 6.0));
-            for (v, t) in y.iter_mut().zip(t) {
-                *v += amp * (t / full).min(1.0);
+            let (amp, full) = (rng.range(40.0, 300.0), rng.log_range(0.4, 6.0));
+            let bent = rng.chance(0.4);
+            add(d, |t| amp * if bent { 1.0 - (-2.5 * t / full).exp() } else { (t / full).min(1.0) });
+        }
+        "spikes" => {
+            for _ in 0..rng.whole(3, 40) {
+                let (at, long) = (rng.range(0.0, HOURS), rng.log_range(0.01, 0.6));
+                let size = rng.range(30.0, 600.0) * if rng.chance(0.15) { -0.3 } else { 1.0 };
+                add(d, |t| if t >= at && t < at + long { size } else { 0.0 });
             }
         }
-        "warm_day_saw" => {
-            add_warm(&mut y, t, 0.0, rng.range(50.0, 300.0), rng.log_range(0.333, 3.0));
-            add_day(&mut y, t, rng.range(5.0, 30.0), rng);
-            add_saw(&mut y, t, rng.range(20.0, 80.0), rng.range(7.0, 50.0) / 60.0, 0.1, rng);
-        }
-        "mixed" => {
-            add_ou(&mut y, dt, rng.range(2.0, 6.0), rng.log_range(0.3, 3.0), rng);
-            add_spikes(&mut y, t, rng);
-            restarts(&mut y, segment, rng);
-            add_day(&mut y, t, rng.range(3.0, 15.0), rng);
-        }
+        "restarts" => add_restarts(d, rng),
+        "outliers" => d.outliers = rng.log_range(0.0005, 0.02),
+        "gaps" => d.gaps = true,
+        "coarse_counter" => d.quantum = 2.0 * 1_048_576.0,
         "one_over_f" => {
             for tau in [0.2, 0.8, 3.0, 10.0] {
-                add_ou(&mut y, dt, rng.range(1.0, 5.0), tau, rng);
+                add_ou(d, rng.range(1.0, 5.0), tau, rng);
             }
         }
-        "jittered_gc" => add_saw(&mut y, t, rng.range(20.0, 120.0), rng.range(7.0, 50.0) / 60.0, 0.4, rng),
-        "office_hours" => add_office(&mut y, t, rng.range(10.0, 60.0), rng),
-        "two_warm_ups" => {
-            add_warm(&mut y, t, 0.0, rng.range(30.0, 200.0), rng.log_range(0.2, 0.8));
-            add_warm(&mut y, t, 0.0, rng.range(30.0, 150.0), rng.log_range(1.0, 3.0));
+        "jittered_gc" => {
+            let (amp, period_h) = (rng.range(20.0, 120.0), saw_h(rng));
+            add_saw(d, amp, period_h, 0.4, rng);
         }
-        "restarts_saw" => {
-            restarts(&mut y, segment, rng);
-            add_saw(&mut y, t, rng.range(20.0, 100.0), rng.range(7.0, 50.0) / 60.0, 0.0, rng);
+        "office_hours" => {
+            let (amp, phase) = (rng.range(10.0, 60.0), rng.range(0.0, 24.0));
+            let edge = |x: f64| 1.0 / (1.0 + (-x / 0.5).exp());
+            add(d, |t| {
+                let h = (t + phase) % 24.0;
+                amp * (edge(h - 8.0) - edge(h - 18.0)) * (1.0 + 0.15 * (h * 1.3).sin())
+            });
+        }
+        "two_warm_ups" => {
+            let (a, b) = (rng.range(30.0, 200.0), rng.log_range(0.2, 0.8));
+            add_warm(d, a, b);
+            let (a, b) = (rng.range(30.0, 150.0), rng.log_range(1.0, 3.0));
+            add_warm(d, a, b);
         }
         "telegraph" => {
             let (mut on, mut until, size, mean) = (0.0, 0.0, rng.range(10.0, 120.0), rng.range(1.0, 8.0));
-            for (v, t) in y.iter_mut().zip(t) {
+            for (v, t) in d.y.iter_mut().zip(&d.t) {
                 if *t >= until {
                     on = 1.0 - on;
                     until = t - mean * rng.range(1e-3, 1.0).ln();
@@ -253,14 +245,36 @@ fn nuisance(kind: usize, t: &[f64], segment: &mut [u32], rng: &mut Rng) -> Vec<f
         }
         _ => {}
     }
-    y
 }
 
-/// Cumulative leak in MB: `total` by the end.
-fn leak(kind: usize, total: f64, t: &[f64], rng: &mut Rng) -> Vec<f64> {
-    let mut l: Vec<f64> = match LEAKS[kind] {
+/// The nuisances that `kind` is made of.
+fn parts(kind: usize, rng: &mut Rng) -> Vec<&'static str> {
+    let count = match NUISANCES[kind] {
+        "mix_of_2" => 2,
+        "mix_of_3" => 3,
+        "mix_of_4" => 4,
+        "restarts_saw" => return vec!["restarts", "sawtooth"],
+        "warm_day_saw" => return vec!["warm_up", "day_cycle", "sawtooth"],
+        one => return vec![one],
+    };
+    let mut out: Vec<&str> = Vec::new();
+    while out.len() < count {
+        let part = NUISANCES[rng.whole(PARTS.0, PARTS.1) as usize];
+        // A process has one start.
+        let starts = ["warm_up", "cache", "restarts"];
+        let clash = starts.contains(&part) && out.iter().any(|p| starts.contains(p));
+        if !out.contains(&part) && !clash {
+            out.push(part);
+        }
+    }
+    out
+}
+
+/// Cumulative leak, any unit.
+fn leak(kind: usize, t: &[f64], requests: &[f64], rng: &mut Rng) -> Vec<f64> {
+    match LEAKS[kind] {
         "late" => {
-            let onset = rng.range(6.0, 36.0);
+            let onset = rng.range(4.0, 36.0);
             t.iter().map(|t| (t - onset).max(0.0)).collect()
         }
         "stepped" => {
@@ -285,56 +299,107 @@ fn leak(kind: usize, total: f64, t: &[f64], rng: &mut Rng) -> Vec<f64> {
                 })
                 .collect()
         }
+        "per_request" => requests.to_vec(),
         _ => t.to_vec(),
-    };
-    let last = l[l.len() - 1].max(1e-9);
-    l.iter_mut().for_each(|v| *v *= total / last);
-    l
+    }
+}
+
+/// Requests served: a rate that changes every few hours.
+fn requests(t: &[f64], rng: &mut Rng) -> Vec<f64> {
+    let mean = rng.log_range(0.2, 150.0) * 3600.0;
+    let (mut rate, mut until, mut sum) = (mean, 0.0, 0.0);
+    let dt = t[1] - t[0];
+    t.iter()
+        .map(|t| {
+            if *t >= until {
+                rate = mean * rng.range(0.1, 2.0);
+                until = t + rng.range(1.0, 8.0);
+            }
+            sum += rate * dt;
+            sum.floor()
+        })
+        .collect()
 }
 
 /// The `index`-th trace of class `class` (0 clean, 1 tolerated, 2 leaking) under `seed`, over nuisance `kind`.
 pub fn trace(seed: u64, index: u64, class: u8, kind: usize) -> Trace {
-    let mut rng = Rng::new(seed ^ index.wrapping_mul(0x5851_F42D_4C95_7F2D) ^ (u64::from(class) << 60));
-    let dt_s = [30.0, 60.0, 60.0, 60.0, 120.0, 300.0][rng.whole(0, 5) as usize];
+    let mut rng =
+        Rng::new(seed ^ index.wrapping_mul(0x5851_F42D_4C95_7F2D) ^ (u64::from(class) << 60) ^ ((kind as u64) << 50));
+    let dt_s = match rng.whole(0, 99) {
+        0..=1 => 1.0,
+        2..=11 => 10.0,
+        12..=19 => 30.0,
+        20..=69 => 60.0,
+        70..=79 => 120.0,
+        _ => 300.0,
+    };
     let n = (HOURS * 3600.0 / dt_s) as usize + 1;
     let t: Vec<f64> = (0..n).map(|i| i as f64 * dt_s / 3600.0).collect();
-    let mut segment = vec![0; n];
-    let mut y = nuisance(kind, &t, &mut segment, &mut rng);
-    let family = (class == 2).then_some((index % 5) as usize);
+    let level = rng.range(300.0, 6000.0);
+    let mut d = Draft { y: vec![level; n], segment: vec![0; n], t, quantum: 4096.0, gaps: false, outliers: 0.0 };
+    let white = rng.log_range(0.1, 3.0);
+    d.y.iter_mut().for_each(|v| *v += white * rng.normal());
+    let (sd, tau_h) = (rng.log_range(0.2, 3.0), rng.log_range(0.05, 1.0));
+    add_ou(&mut d, sd, tau_h, &mut rng);
+    let made_of = parts(kind, &mut rng);
+    for part in &made_of {
+        disturb(part, &mut d, &mut rng);
+    }
+    let served = requests(&d.t, &mut rng);
+    let family = (class == 2).then_some((index % LEAKS.len() as u64) as usize);
+    let counted = family.map_or(rng.chance(0.2), |f| LEAKS[f] == "per_request" || rng.chance(0.2));
+    let sign = if rng.chance(0.12) { -1.0 } else { 1.0 };
     let total = match class {
         0 => 0.0,
-        1 => rng.range(5.0, 25.0) * if rng.chance(0.15) { -1.0 } else { 1.0 },
-        _ => rng.log_range(75.0, 1500.0),
+        1 => rng.range(5.0, 25.0) * sign,
+        _ => rng.log_range(75.0, 1500.0) * if family == Some(0) { sign } else { 1.0 },
     };
-    let l = leak(family.unwrap_or(0), total, &t, &mut rng);
-    let mut base = 0.0;
+    let mut l = leak(family.unwrap_or(0), &d.t, &served, &mut rng);
+    let last = l[n - 1].max(1e-9);
+    l.iter_mut().for_each(|v| *v *= total / last);
+    let (mut base, mut served_base) = (0.0, 0.0);
+    let mut points = Vec::with_capacity(n);
     for i in 0..n {
-        if i > 0 && segment[i] != segment[i - 1] {
+        if i > 0 && d.segment[i] != d.segment[i - 1] {
             base = l[i]; // a new incarnation starts without what the old one had lost
+            served_base = served[i];
         }
-        y[i] += l[i] - base;
+        let mut bytes = ((d.y[i] + l[i] - base) * MB / d.quantum).round() * d.quantum;
+        if d.outliers > 0.0 && rng.chance(d.outliers) {
+            bytes = if rng.chance(0.3) { 0.0 } else { bytes + rng.range(50.0, 2000.0) * MB };
+        }
+        points.push(Point {
+            unix_s: 1_760_000_000.0 + d.t[i] * 3600.0,
+            bytes,
+            segment: d.segment[i],
+            requests: counted.then(|| served[i] - served_base),
+        });
     }
-    let breach_h = (class == 2).then(|| t[l.iter().position(|l| *l >= 50.0).unwrap_or(n - 1)]);
-    let quantum = if rng.chance(0.3) { 2.0 * 1_048_576.0 } else { 4096.0 };
-    let mut points: Vec<Point> = (0..n)
-        .map(|i| Point {
-            unix_s: 1_760_000_000.0 + t[i] * 3600.0,
-            bytes: (y[i] * MB / quantum).round() * quantum,
-            segment: segment[i],
-            requests: None,
-        })
-        .collect();
-    if NUISANCES[kind] == "gaps" {
-        for _ in 0..rng.whole(1, 6) {
-            let (from, long) = (rng.range(0.0, HOURS), rng.log_range(0.2, 5.0));
-            let start = points[0].unix_s + from * 3600.0;
-            points.retain(|p| p.unix_s < start || p.unix_s > start + long * 3600.0);
-        }
-        if rng.chance(0.3) {
-            let at = points.len() / 2;
-            let step = rng.range(-3600.0, 1800.0);
-            points[at..].iter_mut().for_each(|p| p.unix_s += step);
-        }
+    let breach_h = (class == 2).then(|| d.t[l.iter().position(|l| l.abs() >= 50.0).unwrap_or(n - 1)]);
+    if d.gaps {
+        leave_gaps(&mut points, &mut rng);
     }
-    Trace { points, nuisance: kind, leak: family, drift_bytes: total * MB, breach_h }
+    Trace {
+        points,
+        nuisance: kind,
+        parts: made_of.join("+"),
+        leak: family,
+        drift_bytes: total * MB,
+        breach_h,
+        interval_s: dt_s,
+    }
+}
+
+fn leave_gaps(points: &mut Vec<Point>, rng: &mut Rng) {
+    let start = points[0].unix_s;
+    for _ in 0..rng.whole(1, 6) {
+        let (from, long) = (rng.range(0.0, HOURS), rng.log_range(0.2, 5.0));
+        let from = start + from * 3600.0;
+        points.retain(|p| p.unix_s < from || p.unix_s > from + long * 3600.0);
+    }
+    if rng.chance(0.3) {
+        let at = points.len() / 2;
+        let step = rng.range(-3600.0, 1800.0);
+        points[at..].iter_mut().for_each(|p| p.unix_s += step);
+    }
 }

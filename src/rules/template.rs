@@ -104,14 +104,17 @@ fn prose(error: &Error) -> String {
     format!("{}{detail}", error.kind())
 }
 
-/// NULL stays a dash: what is not known must not read as zero.
+/// The store writes the end of an interval that has none as the largest integer; no figure of ours comes near.
+const ENDLESS: f64 = 9e18;
+
+/// NULL stays a dash, and so does an interval without ends: what is not known must not read as a figure.
 fn figure(value: &Value, text: impl Fn(f64) -> String) -> Result<String, Error> {
     if value.is_none() || value.is_undefined() {
         return Ok("–".into());
     }
     let number = f64::try_from(value.clone())
         .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("{value} is no number")))?;
-    Ok(text(number))
+    Ok(if number.abs() >= ENDLESS { "–".into() } else { text(number) })
 }
 
 /// Three significant figures, no more than needed: 0.123, 1.23, 12.3, 123, 1234.
