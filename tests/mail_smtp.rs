@@ -47,6 +47,7 @@ fn settings(server: &SmtpServer, security: Security) -> SmtpSettings {
     let quick = Duration::from_millis(1_500);
     SmtpSettings {
         host: "localhost".into(),
+        via: None,
         port: server.address.port(),
         security,
         ca_file: None,

@@ -166,6 +166,7 @@ fn mail(document: &mut Document<'_>, base: &Path) -> Mail {
     section.text("from", &mut mail.from);
     section.text("host", &mut mail.host);
     section.integer_or("port", "auto", 1..=65_535, &mut mail.port);
+    section.text_or_none("via", &mut mail.via);
     section.choice("tls", &mut mail.tls);
     section.text_or_none("username", &mut mail.username);
     let mut password = None;
@@ -176,6 +177,7 @@ fn mail(document: &mut Document<'_>, base: &Path) -> Mail {
     section.duration("timeout", &mut mail.timeout);
     section.duration("retry_min", &mut mail.retry_min);
     section.duration("retry_max", &mut mail.retry_max);
+    section.text_or_none("subject_prefix", &mut mail.subject_prefix);
     section.duration_or_none("heartbeat_every", &mut mail.heartbeat_every);
     section.table_of_texts("routes", &mut mail.routes);
     section.finish();

@@ -399,6 +399,9 @@ pub struct Mail {
     /// Its port; `None` is the usual one for `tls` (587, 465, 25).
     #[serde(serialize_with = "auto_or_integer")]
     pub port: Option<i64>,
+    /// `host:port` to connect to instead (a tunnel); the certificate must still be that of `host`.
+    #[serde(serialize_with = "none_or_text")]
+    pub via: Option<String>,
     /// How the connection is protected.
     pub tls: Tls,
     /// Login; `None` sends without one.
@@ -419,6 +422,9 @@ pub struct Mail {
     /// up to this. A mail is never given up because of its age.
     #[serde(serialize_with = "units::serialize_duration")]
     pub retry_max: Duration,
+    /// In front of every subject, such as `[staging]`.
+    #[serde(serialize_with = "none_or_text")]
+    pub subject_prefix: Option<String>,
     /// A sign of life by mail; `None` sends none.
     #[serde(serialize_with = "units::serialize_duration_or_none")]
     pub heartbeat_every: Option<Duration>,
@@ -434,6 +440,7 @@ impl Default for Mail {
             from: "soakd@localhost".to_owned(),
             host: "localhost".to_owned(),
             port: None,
+            via: None,
             tls: Tls::Starttls,
             username: None,
             password_file: None,
@@ -441,6 +448,7 @@ impl Default for Mail {
             timeout: seconds(30),
             retry_min: seconds(10),
             retry_max: minutes(15),
+            subject_prefix: None,
             heartbeat_every: Some(hours(24)),
             routes: BTreeMap::from([("default".to_owned(), vec!["root@localhost".to_owned()])]),
         }
@@ -451,6 +459,14 @@ impl Default for Mail {
 pub(super) const CREDENTIAL: &str = "credential:";
 
 impl Mail {
+    /// Where to connect to: `via` if it is given, else the server itself.
+    #[must_use]
+    pub fn address(&self) -> (String, u16) {
+        let tunnel = self.via.as_deref().and_then(|via| via.rsplit_once(':'));
+        let tunnel = tunnel.and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+        tunnel.unwrap_or_else(|| (self.host.clone(), self.port()))
+    }
+
     /// The server's port.
     #[must_use]
     pub fn port(&self) -> u16 {

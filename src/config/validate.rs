@@ -252,6 +252,21 @@ fn mail(mail: &Mail, found: &mut Found) {
         format!("mails to {} would cross the network in clear text", mail.host),
         "write \"starttls\" or \"implicit\"; none is for a server on this machine",
     );
+    let is_place = |via: &String| {
+        via.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+    };
+    found.unless(
+        mail.via.as_ref().is_none_or(is_place),
+        "mail.via",
+        "it is no place to connect to",
+        "write \"127.0.0.1:2525\", or \"none\" to connect to mail.host itself",
+    );
+    found.unless(
+        mail.subject_prefix.as_ref().is_none_or(|prefix| prefix.len() <= 40 && !prefix.chars().any(char::is_control)),
+        "mail.subject_prefix",
+        "it is too long for a subject line, or has control characters",
+        "write a word such as \"[staging]\"",
+    );
     found.positive("mail.timeout", mail.timeout);
     found.positive("mail.retry_min", mail.retry_min);
     found.unless(

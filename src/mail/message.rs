@@ -49,7 +49,7 @@ pub fn compose(
     let written = SystemTime::UNIX_EPOCH + Duration::from_millis(mail.at.0.max(0) as u64);
     let mut builder = Message::builder()
         .from(routes.from().clone())
-        .subject(one_line(&mail.subject))
+        .subject(one_line(&routes.subject(&mail.subject)))
         .date(written)
         .message_id(Some(message_id.clone()))
         .raw_header(header("Auto-Submitted", "auto-generated")) // RFC 3834: no out-of-office answers

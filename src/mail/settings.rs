@@ -47,6 +47,7 @@ pub enum SettingsError {
 pub struct Routes {
     from: Mailbox,
     routes: BTreeMap<String, Vec<Mailbox>>,
+    prefix: Option<String>,
 }
 
 impl Routes {
@@ -66,7 +67,22 @@ impl Routes {
             }
             parsed.insert(name.clone(), recipients);
         }
-        Ok(Routes { from: mailbox("the sender", from)?, routes: parsed })
+        Ok(Routes { from: mailbox("the sender", from)?, routes: parsed, prefix: None })
+    }
+
+    /// The same with `prefix` in front of every subject.
+    #[must_use]
+    pub fn with_subject_prefix(self, prefix: Option<String>) -> Self {
+        Routes { prefix, ..self }
+    }
+
+    /// A subject as it leaves.
+    #[must_use]
+    pub fn subject(&self, subject: &str) -> String {
+        match &self.prefix {
+            Some(prefix) => format!("{prefix} {subject}"),
+            None => subject.to_owned(),
+        }
     }
 
     /// The sender.
@@ -152,6 +168,8 @@ pub struct Smtp {
     pub host: String,
     /// Port.
     pub port: u16,
+    /// Where to connect to instead: a tunnel's near end. The certificate must still bear `host`.
+    pub via: Option<(String, u16)>,
     /// Protection.
     pub security: Security,
     /// A PEM file with certificates to trust besides the system's own.
@@ -211,6 +229,7 @@ mod tests {
         let smtp = |host: &str, security| Smtp {
             host: host.into(),
             port: 25,
+            via: None,
             security,
             ca_file: None,
             account: None,

@@ -83,7 +83,11 @@ impl Smtp {
     }
 
     fn server(&self) -> String {
-        format!("{}:{}", self.settings.host, self.settings.port)
+        let Smtp { settings, .. } = self;
+        match &settings.via {
+            Some((host, port)) => format!("{}:{} (by way of {host}:{port})", settings.host, settings.port),
+            None => format!("{}:{}", settings.host, settings.port),
+        }
     }
 
     async fn open(&self) -> Result<AsyncSmtpConnection, String> {
@@ -106,7 +110,8 @@ impl Smtp {
             None => ClientId::default(),
         };
         let implicit = (settings.security == Security::Tls).then(|| tls.clone()).flatten();
-        let address = (settings.host.trim_start_matches('[').trim_end_matches(']'), settings.port);
+        let (host, port) = settings.via.as_ref().map_or((&settings.host, settings.port), |(host, port)| (host, *port));
+        let address = (host.trim_start_matches('[').trim_end_matches(']'), port);
         let at = |what: &str, e: &Error| format!("{what} {}: {}", self.server(), flat(&error_chain(e)));
         let mut connection = AsyncSmtpConnection::connect_tokio1(address, None, &hello, implicit, None)
             .await

@@ -35,7 +35,9 @@ pub(in crate::cli) fn carrier(config: &Config) -> Result<AnyCarrier, String> {
 
 /// Who gets what.
 pub(in crate::cli) fn routes(config: &Config) -> Result<Routes, String> {
-    Routes::parse(&config.mail.from, &config.mail.routes).map_err(|e| format!("{}: [mail] {e}", config.source))
+    Routes::parse(&config.mail.from, &config.mail.routes)
+        .map(|routes| routes.with_subject_prefix(config.mail.subject_prefix.clone()))
+        .map_err(|e| format!("{}: [mail] {e}", config.source))
 }
 
 /// What would keep a run's own mailer from sending anything, found before the run starts: routes, settings, the password
@@ -77,6 +79,7 @@ fn smtp(mail: &Mail) -> Result<SmtpSettings, String> {
     Ok(SmtpSettings {
         host: mail.host.clone(),
         port: mail.port(),
+        via: mail.via.is_some().then(|| mail.address()),
         security: match mail.tls {
             Tls::Starttls => Security::StartTls,
             Tls::Implicit => Security::Tls,
