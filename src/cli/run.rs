@@ -102,6 +102,9 @@ pub struct Args {
     /// Damage on purpose, for tests: WHAT@TIME, as JSON of the protocol and a time of uptime
     #[arg(long, hide = true, value_parser = sabotage)]
     inject: Vec<(i64, Sabotage)>,
+    /// Each second counts as so many for the analysis, for drills
+    #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600))]
+    pace: Option<u32>,
     /// Your own server or daemon, to start and soak instead of the built-in loop
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -117,7 +120,7 @@ pub fn execute(args: &Args) -> Done {
     }
     let shown = progress::Display::new(&config, args.format);
     logs::init(shown.bars());
-    let options = Options { config: config.clone(), fresh: args.fresh, sabotage: args.inject.clone() };
+    let options = Options { config: config.clone(), fresh: args.fresh, sabotage: args.inject.clone(), pace: args.pace };
     let ended = supervisor::run(options, &mut |snapshot| shown.show(snapshot));
     shown.clear();
     let ended = ended.map_err(CannotStart::because)?;
@@ -164,7 +167,8 @@ fn outcome(ended: &Summary) -> Outcome {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+/// `48h`.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
 }
 

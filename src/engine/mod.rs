@@ -172,6 +172,22 @@ pub trait Engine: Send {
     fn reset(&mut self, slot: usize);
     /// Logits of the last position that `slot` was fed, `[vocab]`, as of its last step.
     fn logits(&mut self, slot: usize) -> Result<Vec<f32>, EngineError>;
+    /// Damage on purpose, for `soakd drill` and tests. What a back end cannot do it refuses.
+    fn damage(&mut self, what: Damage) -> Result<(), EngineError> {
+        Err(EngineError::Request(format!("this back end cannot be damaged so: {what:?}")))
+    }
+}
+
+/// What can be done to a loaded model on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// Flips one bit of one weight, as a cosmic ray would: no error, no crash, only other results.
+    FlipWeight,
+    /// Allocates so much device memory and forgets it.
+    LeakDevice {
+        /// How much.
+        bytes: u64,
+    },
 }
 
 /// Why an engine could not be made, or could not go on.

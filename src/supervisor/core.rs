@@ -228,7 +228,7 @@ impl Core {
             }
         }
         if self.phase == Phase::Soaking {
-            self.sabotage_if_due(out);
+            self.sabotage_if_due(now, out);
             if now.mono >= self.look_at {
                 self.look_at = now.mono.plus(millis(self.config.run.look_every));
                 self.look(now, out);
@@ -499,19 +499,29 @@ impl Core {
             .then_some("the canary's leak was not found in time, so the detector cannot be trusted in this run")
     }
 
-    fn sabotage_if_due(&mut self, out: &mut Vec<Effect>) {
+    fn sabotage_if_due(&mut self, now: Now, out: &mut Vec<Effect>) {
         let uptime = self.keeper.uptime_ms();
         let ready = |c: &&Child| c.id.role == Role::Worker && matches!(c.state, ChildState::Running { .. });
         let Some(life) = self.children.iter().find(ready).and_then(|c| c.life) else { return };
-        let due = |(at, _): &(i64, Sabotage)| *at <= uptime;
+        // Wrong results are only wrong once the right ones are known.
+        let known = self.golden.len() as i64 >= self.config.model.prompts;
+        let needs_golden = |what: &Sabotage| matches!(what, Sabotage::CorruptToken | Sabotage::FlipWeight);
+        let due = |(at, what): &(i64, Sabotage)| *at <= uptime && (known || !needs_golden(what));
         if self.sabotaged == Some(life) {
             return; // it is about to end: what comes next is for its successor
         }
         if let Some(index) = self.sabotage.iter().position(due) {
             let (_, what) = self.sabotage.remove(index);
-            if !matches!(what, Sabotage::CorruptToken | Sabotage::FloodStderr { .. } | Sabotage::Leak { .. }) {
+            let survives = Sabotage::CorruptToken == what
+                || matches!(what, Sabotage::FlipWeight | Sabotage::FloodStderr { .. })
+                || matches!(what, Sabotage::Leak { .. } | Sabotage::LeakDevice { .. });
+            if !survives {
                 self.sabotaged = Some(life);
             }
+            let detail = serde_json::json!({ "sabotage": what });
+            let summary = format!("damage on purpose: {what:?}");
+            let (kind, severity) = (EventKind::Note, EventSeverity::Info);
+            self.ledger.note_of(Some(life), now.wall, kind, severity, summary, detail);
             out.push(Effect::ToWorker { life, order: ToWorker::Sabotage(what) });
         }
     }

@@ -28,6 +28,8 @@ pub struct Options {
     pub fresh: bool,
     /// Damage on purpose: uptime from which on, milliseconds, and what.
     pub sabotage: Vec<(i64, Sabotage)>,
+    /// How many seconds each second counts as for the analysis; `None`: one. A drill is in a hurry, and says so.
+    pub pace: Option<u32>,
 }
 
 /// Why a run could not begin. `Display` is prose with a remedy.
@@ -54,7 +56,7 @@ pub enum StartError {
 
 /// Opens the database and makes a core for the unfinished run in it, or for a new one.
 pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, StartError> {
-    let Options { mut config, fresh, sabotage } = options;
+    let Options { mut config, fresh, sabotage, pace } = options;
     let database = config.run.database.clone();
     let mut store = Store::open(&database, Mode::Write)?;
     let hostname = host::hostname();
@@ -62,7 +64,7 @@ pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, Star
     if fresh && let Some(run) = &unfinished {
         give_up(&mut store, run, now)?;
     }
-    let mut watch = Watch::new(params(&config));
+    let mut watch = Watch::new(params(&config), pace);
     #[allow(clippy::single_match_else)] // two ways to begin, of equal weight
     let beginning = match unfinished.filter(|_| !fresh) {
         Some(mut run) => {
@@ -74,7 +76,7 @@ pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, Star
             let stepped_ms = history::stepped_ms(&database, run.run_id)
                 .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })?;
             config = go_on_as_before(config, &run)?;
-            watch = Watch::new(params(&config));
+            watch = Watch::new(params(&config), pace);
             let golden = golden(&store, run.run_id)?;
             store.resume(&run, now.wall, "supervisor_down")?;
             let counts = past(&database, &run, &mut watch)?;

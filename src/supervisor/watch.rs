@@ -43,7 +43,35 @@ pub struct Look {
 #[derive(Debug)]
 pub struct Watch {
     params: Params,
+    pace: Pace,
     series: BTreeMap<SeriesKey, Tracked>,
+}
+
+/// How much faster than the clock the detectors' time goes. 1 but for a drill, whose two days are over in minutes; findings
+/// are given back in the clock's own time, with drift over the run's own horizon.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    factor: f64,
+    origin_unix_s: Option<f64>,
+}
+
+impl Pace {
+    fn detectors(&mut self, unix_s: f64) -> f64 {
+        let origin = *self.origin_unix_s.get_or_insert(unix_s);
+        origin + (unix_s - origin) * self.factor
+    }
+
+    fn ours(&self, found: Finding) -> Finding {
+        let origin = self.origin_unix_s.unwrap_or(0.0);
+        let back = |unix_s: f64| origin + (unix_s - origin) / self.factor;
+        Finding {
+            slope_bytes_per_hour: found.slope_bytes_per_hour * self.factor,
+            span_s: found.span_s / self.factor,
+            crossing_unix_s: found.crossing_unix_s.map(|ends| ends.map(back)),
+            first_alarm_unix_s: found.first_alarm_unix_s.map(back),
+            ..found
+        }
+    }
 }
 
 /// Where a point of a process belongs.
@@ -60,10 +88,11 @@ pub struct Whose {
 }
 
 impl Watch {
-    /// Nothing watched yet; every detector is made with `params`.
+    /// Nothing watched yet; every detector is made with `params`. `pace`: how many seconds a second counts as.
     #[must_use]
-    pub fn new(params: Params) -> Watch {
-        Watch { params, series: BTreeMap::new() }
+    pub fn new(params: Params, pace: Option<u32>) -> Watch {
+        let pace = Pace { factor: f64::from(pace.unwrap_or(1).max(1)), origin_unix_s: None };
+        Watch { params, pace, series: BTreeMap::new() }
     }
 
     /// Takes a reading of a process.
@@ -104,7 +133,8 @@ impl Watch {
     }
 
     fn push_point(&mut self, key: SeriesKey, judged: bool, point: Point) {
-        let params = self.params;
+        let params = Params { horizon_s: self.params.horizon_s * self.pace.factor, ..self.params };
+        let point = Point { unix_s: self.pace.detectors(point.unix_s), ..point };
         let tracked = self.series.entry(key).or_insert_with(|| Tracked {
             detector: Detector::new(params),
             judged,
@@ -119,7 +149,7 @@ impl Watch {
     pub fn look(&mut self) -> Vec<Look> {
         let mut looks = Vec::with_capacity(self.series.len());
         for (key, tracked) in &mut self.series {
-            let mut finding = tracked.detector.look();
+            let mut finding = self.pace.ours(tracked.detector.look());
             let ([lo, hi], wide) = (finding.drift_ci95_bytes, KNOWN_TOLERANCES_MAX * self.params.tolerance_bytes);
             if lo < -wide && hi > wide {
                 finding.drift_ci95_bytes = [f64::NEG_INFINITY, f64::INFINITY];

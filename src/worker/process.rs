@@ -8,7 +8,7 @@
 use super::protocol::{FromWorker, LoadPlan, Loaded, Sabotage, Scenario, ToWorker};
 use super::sabotage;
 use super::soak::Soak;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Damage, Engine, EngineError};
 use crate::model::sample::WorkReading;
 use crate::{clock, wire};
 use std::io::{Read, Write};
@@ -145,7 +145,16 @@ fn work(
     let scenario = plan.scenario;
     let soak = Soak::new(plan.clone(), &opened.backend, facts.vocab);
     let now = clock::micros();
-    let mut room = Room { plan, soak, engine: Some(opened.engine), outbox, shared, loaded_us: now, began_us: now };
+    let mut room = Room {
+        plan,
+        soak,
+        engine: Some(opened.engine),
+        outbox,
+        shared,
+        loaded_us: now,
+        began_us: now,
+        device_leak: None,
+    };
     match room.soak_until_stopped(scenario, orders, open) {
         Ok(()) => {
             send(outbox, FromWorker::Stopped);
@@ -168,6 +177,15 @@ struct Room<'a> {
     shared: &'a Shared,
     loaded_us: i64,
     began_us: i64,
+    /// Device memory to leak, bytes a second, and since when: damage on purpose.
+    device_leak: Option<DeviceLeak>,
+}
+
+/// A leak of device memory under way.
+struct DeviceLeak {
+    bytes_per_second: u64,
+    began_us: i64,
+    leaked_bytes: u64,
 }
 
 impl Room<'_> {
@@ -187,10 +205,11 @@ impl Room<'_> {
                         return Ok(());
                     }
                     ToWorker::Trim => trim_heap(),
-                    ToWorker::Sabotage(sabotage) => self.damage(sabotage),
+                    ToWorker::Sabotage(sabotage) => self.damage(sabotage)?,
                     ToWorker::Load(_) => eprintln!("worker: a second order to load is ignored"),
                 }
             }
+            self.leak_device()?;
             if self.should_rest(scenario) {
                 std::thread::sleep(REST);
             }
@@ -256,17 +275,38 @@ impl Room<'_> {
         Ok(())
     }
 
-    fn damage(&mut self, what: Sabotage) {
+    /// As much as is due, in pieces of the driver's own page of 2 MiB.
+    fn leak_device(&mut self) -> Result<(), EngineError> {
+        const PIECE_BYTES: u64 = 2 << 20;
+        let (Some(leak), Some(engine)) = (&mut self.device_leak, &mut self.engine) else { return Ok(()) };
+        let due_bytes = (clock::micros() - leak.began_us).max(0) as u64 / 1_000 * leak.bytes_per_second / 1_000;
+        if due_bytes < leak.leaked_bytes + PIECE_BYTES {
+            return Ok(());
+        }
+        leak.leaked_bytes += PIECE_BYTES;
+        engine.damage(Damage::LeakDevice { bytes: PIECE_BYTES })
+    }
+
+    fn damage(&mut self, what: Sabotage) -> Result<(), EngineError> {
         match what {
             Sabotage::Deadlock => loop {
                 std::thread::park(); // spurious wake-ups go round again
             },
             Sabotage::CorruptToken => self.soak.corrupt_next_output(),
+            Sabotage::FlipWeight => {
+                if let Some(engine) = &mut self.engine {
+                    engine.damage(Damage::FlipWeight)?;
+                }
+            }
+            Sabotage::LeakDevice { bytes_per_second } => {
+                self.device_leak = Some(DeviceLeak { bytes_per_second, began_us: clock::micros(), leaked_bytes: 0 });
+            }
             Sabotage::Garble => {
                 let _ = self.outbox.send(Out::Raw(b"Warning: this is not a frame\n".to_vec()));
             }
             other => sabotage::perform(other),
         }
+        Ok(())
     }
 }
 

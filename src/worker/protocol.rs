@@ -131,8 +131,15 @@ pub enum Sabotage {
         /// How many.
         bytes_per_second: u64,
     },
+    /// Allocates this many bytes of device memory every second, for ever; needs a GPU.
+    LeakDevice {
+        /// How many.
+        bytes_per_second: u64,
+    },
     /// One token of the next output is changed before it is compared.
     CorruptToken,
+    /// One bit of one weight is flipped in the loaded model, as a cosmic ray would.
+    FlipWeight,
     /// Writes bytes to stdout that are no frame.
     Garble,
     /// Writes this much to stderr.

@@ -4,6 +4,7 @@
 //! The corrupted token is the inference loop's own affair (`soak`), as is the deadlock's place.
 
 use super::protocol::Sabotage;
+use crate::clock;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -32,17 +33,26 @@ pub fn perform(sabotage: Sabotage) {
         Sabotage::Leak { bytes_per_second } => leak_for_ever(bytes_per_second),
         Sabotage::FloodStderr { bytes } => flood(bytes),
         Sabotage::LeaveOrphan => leave_orphan(),
-        Sabotage::Deadlock | Sabotage::CorruptToken | Sabotage::Garble => {}
+        Sabotage::Deadlock
+        | Sabotage::CorruptToken
+        | Sabotage::FlipWeight
+        | Sabotage::LeakDevice { .. }
+        | Sabotage::Garble => {}
     }
 }
 
+/// In steps of a tenth of a second: a drill that is speeded up must not see a staircase.
 fn leak_for_ever(bytes_per_second: u64) {
     std::thread::spawn(move || {
+        let began_us = clock::micros();
+        let mut leaked_bytes = 0;
         loop {
+            let due_bytes = (clock::micros() - began_us).max(0) as u64 / 1_000 * bytes_per_second / 1_000;
             // Written to, or the kernel would never give the pages.
-            let page: Vec<u8> = vec![0xa5; bytes_per_second as usize];
-            std::mem::forget(std::hint::black_box(page));
-            std::thread::sleep(Duration::from_secs(1));
+            let piece: Vec<u8> = vec![0xa5; (due_bytes - leaked_bytes) as usize];
+            std::mem::forget(std::hint::black_box(piece));
+            leaked_bytes = due_bytes;
+            std::thread::sleep(Duration::from_millis(100));
         }
     });
 }

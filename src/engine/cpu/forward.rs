@@ -85,6 +85,11 @@ fn touched(len: usize, what: &str) -> Result<Vec<f32>, EngineError> {
 }
 
 impl Pass {
+    /// Flips a bit of the output matrix: its row's logit changes, and with it the hash of every position.
+    pub(super) fn flip_a_weight(&mut self) {
+        self.head.flip_a_bit();
+    }
+
     pub(super) fn new(model: &Model, options: CpuOptions) -> Result<Pass, EngineError> {
         let arch = model.arch.clone();
         let CpuOptions { slots, context_tokens: context, threads } = options;

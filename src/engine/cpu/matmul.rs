@@ -72,6 +72,18 @@ impl Matrix {
         &self.all()[from * self.row_bytes..to * self.row_bytes]
     }
 
+    /// Flips bit 6 of the third byte of the middle row: part of a weight or of a block's scale, whatever the type. Mapped bytes
+    /// are the file's and everybody's, so they are copied first.
+    pub fn flip_a_bit(&mut self) {
+        let at = self.rows / 2 * self.row_bytes + 2;
+        let mut bytes = match &self.bytes {
+            Bytes::Mapped { .. } => Arc::new(self.all().to_vec()),
+            Bytes::Owned(bytes) => Arc::clone(bytes),
+        };
+        Arc::make_mut(&mut bytes)[at] ^= 0x40;
+        self.bytes = Bytes::Owned(bytes);
+    }
+
     /// Heap bytes it holds.
     pub fn held_bytes(&self) -> usize {
         match &self.bytes {

@@ -17,7 +17,7 @@ pub use ceiling::ceiling;
 pub use isa::Isa;
 
 use super::weights::Model;
-use super::{Engine, EngineError, Feed, Held, ModelFacts, Next};
+use super::{Damage, Engine, EngineError, Feed, Held, ModelFacts, Next};
 use forward::Pass;
 
 /// What the CPU engine is made with.
@@ -133,6 +133,16 @@ impl Engine for CpuEngine {
         }
         let vocab = self.facts.vocab as usize;
         Ok(self.logits[slot * vocab..][..vocab].to_vec())
+    }
+
+    fn damage(&mut self, what: Damage) -> Result<(), EngineError> {
+        match what {
+            Damage::FlipWeight => {
+                self.pass.flip_a_weight();
+                Ok(())
+            }
+            Damage::LeakDevice { .. } => Err(EngineError::Request("the CPU has no device memory to leak".into())),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub use persistent::Tuning;
 
 use super::arch::Architecture;
 use super::weights::Model;
-use super::{Engine, EngineError, Feed, Held, ModelFacts, Next};
+use super::{Damage, Engine, EngineError, Feed, Held, ModelFacts, Next};
 use driver::{Buffer, Device, Function, Module, launch};
 use std::sync::Arc;
 
@@ -330,6 +330,26 @@ impl Engine for CudaEngine {
         let mut logits = vec![0.0_f32; vocab];
         self.logits.download((slot * vocab * 4) as u64, &mut logits)?;
         Ok(logits)
+    }
+
+    fn damage(&mut self, what: Damage) -> Result<(), EngineError> {
+        self.device.enter()?;
+        match what {
+            Damage::FlipWeight => {
+                let gains = match &self.pass {
+                    Pass::Plain(pass) => pass.gains(),
+                    Pass::Persistent(pass) => pass.gains(),
+                };
+                // Of the last norm, which every logit goes through: its last weight, the highest bit of the mantissa.
+                let (mut word, at) = ([0_u32], gains.bytes() / 4 * 4 - 4);
+                gains.download(at, &mut word)?;
+                gains.upload(at, &[word[0] ^ 0x0040_0000])
+            }
+            Damage::LeakDevice { bytes } => {
+                std::mem::forget(Buffer::filled(&self.device, "a leak on purpose", bytes, 0)?);
+                Ok(())
+            }
+        }
     }
 }
 

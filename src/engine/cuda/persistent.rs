@@ -202,6 +202,8 @@ pub(super) struct Persistent {
     step: Step,
     variants: Vec<Variant>,
     exchange: Exchange,
+    /// The norms' weights.
+    gains: Buffer,
     /// Which kernel and how many columns the exchange buffers stand for.
     last: Option<(Width, usize)>,
     clusters: u32,
@@ -257,12 +259,10 @@ impl Persistent {
         exchange.point(&mut step);
         let mut exchange = exchange;
         exchange.rest.extend([tiles, parts]);
-        let others = [
-            ("norms", Buffer::of(device, "norms", &plain::gains(model))?),
-            ("rotary table", Buffer::of(device, "rotary table", &rope_table(arch, options.context_tokens))?),
-        ];
-        (step.gain, step.rope) = (others[0].1.at(), others[1].1.at());
-        exchange.rest.extend(others.map(|(_, buffer)| buffer));
+        let gains = Buffer::of(device, "norms", &plain::gains(model))?;
+        let rope = Buffer::of(device, "rotary table", &rope_table(arch, options.context_tokens))?;
+        (step.gain, step.rope) = (gains.at(), rope.at());
+        exchange.rest.push(rope);
         let mut made = Persistent {
             device: Arc::clone(device),
             embed: plain.function("embed")?,
@@ -270,6 +270,7 @@ impl Persistent {
             step,
             variants: Vec::new(),
             exchange,
+            gains,
             last: None,
             clusters,
             before_ring,
@@ -278,6 +279,11 @@ impl Persistent {
         };
         made.variants = made.lay_out(functions)?;
         Ok(made)
+    }
+
+    /// The norms' weights.
+    pub(super) fn gains(&self) -> &Buffer {
+        &self.gains
     }
 
     fn lay_out(&self, functions: [Function; 3]) -> Result<Vec<Variant>, EngineError> {

@@ -155,6 +155,11 @@ impl Plain {
         })
     }
 
+    /// The norms' weights.
+    pub(super) fn gains(&self) -> &Buffer {
+        &self.gains
+    }
+
     pub(super) fn run(&self, columns: &Columns, logits: &Buffer) -> Result<(), EngineError> {
         let (device, arch, s) = (&self.device, &self.arch, &self.scratch);
         let count = columns.count as u32;
