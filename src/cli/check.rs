@@ -2,7 +2,7 @@
 //! neighbour looks at one part of the machine. Nothing is changed: no database is created, no mail sent.
 
 mod database;
-mod gpu;
+pub(super) mod gpu;
 mod limits;
 pub(super) mod model;
 mod settings;

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod check;
 mod compare;
 mod docs;
+pub mod drill;
 mod fleet;
 mod gate;
 pub mod internal_canary;
@@ -114,6 +115,8 @@ enum Command {
     Run(run::Args),
     /// Where the newest run stands.
     Status(status::Args),
+    /// Break things on purpose, and show that the alarm rings.
+    Drill(drill::Args),
     /// Measure variants side by side: speed, memory, precision, and where the time goes.
     Bench(bench::Args),
     /// Measure concurrency: 1 to 16 streams, closed loop and Poisson arrivals.
@@ -201,6 +204,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::InternalTarget(args) => return internal_target::execute(&args),
         Command::Run(args) => run::execute(&args),
         Command::Status(args) => status::execute(&args),
+        Command::Drill(args) => drill::execute(&args),
         Command::Bench(args) => bench::execute(&args),
         Command::Load(args) => load::execute(&args),
         Command::InternalBench => return crate::worker::bench::run(),

@@ -103,7 +103,7 @@ fn cuda(config: &Config, soakd: &Path, findings: &mut Findings) {
 }
 
 /// In a process of its own, which is left behind if the driver does not let it go.
-fn ask_cuda(soakd: &Path) -> Result<Vec<CudaDevice>, String> {
+pub(in crate::cli) fn ask_cuda(soakd: &Path) -> Result<Vec<CudaDevice>, String> {
     let (answer, answered) = mpsc::channel();
     let child = Command::new(soakd)
         .arg("internal-devices")
