@@ -50,7 +50,7 @@ fn every_alarm_rings_and_the_database_of_the_user_is_not_touched() {
     assert_eq!(document["passed"], true);
     let faults = document["faults"].as_array().expect("a list");
     let names: Vec<&str> = faults.iter().filter_map(|fault| fault["fault"].as_str()).collect();
-    assert_eq!(names, ["crash", "hang", "leak-rss", "leak-vram", "corruption", "outage", "supervisor"]);
+    assert_eq!(names, ["crash", "hang", "leak-rss", "leak-vram", "corruption", "outage", "supervisor", "fallback"]);
     for fault in faults.iter().filter(|fault| fault["skipped"].is_null()) {
         assert_eq!(fault["rang"], true, "{fault:#}");
         let (recorded, mailed) = (fault["recorded_s"].as_f64(), fault["mailed_s"].as_f64());

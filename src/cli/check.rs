@@ -2,6 +2,7 @@
 //! neighbour looks at one part of the machine. Nothing is changed: no database is created, no mail sent.
 
 mod database;
+mod drilled;
 pub(super) mod gpu;
 mod limits;
 pub(super) mod model;
@@ -21,11 +22,14 @@ Examples:
   soakd check                                  what 'soakd run' in this folder would find
   soakd check --config /etc/soakd/soak.toml    another configuration
   soakd check --offline                        do not connect to the mail server
+  soakd check --drill                          ready for production? error handling and fallback, too
   soakd check --format json | jq '.checks[] | select(.state == \"blocker\")'
 
 Looks at configuration, alert rules, model, database and disk space, GPU and driver, mail, and
 the limits of this session or unit. Each line says what was found; blockers and warnings come with
-the remedy. Nothing is changed or sent.
+the remedy. Nothing is changed or sent, unless --drill asks for it: then crash, hang, leak, corruption,
+outage of mail, death of soakd and the fallback to the CPU are tried in soaks of their own, and each
+must be recorded and mailed.
 
 Exit codes: 0 nothing would stop a run (warnings may remain), 1 something would, 2 the
 configuration or a rule file cannot be used (the message names file, line and remedy).")]
@@ -39,6 +43,9 @@ pub struct Args {
     /// Do not connect to the mail server
     #[arg(long)]
     offline: bool,
+    /// Production readiness in one table: also break things on purpose, as `soakd drill` does (minutes; sends mails)
+    #[arg(long, conflicts_with = "offline")]
+    drill: bool,
     /// How to say it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -101,7 +108,11 @@ pub fn execute(args: &Args) -> Done {
             if let Some(database) = &args.db {
                 config.run.database.clone_from(database);
             }
-            look(&config, args.offline, &mut findings)
+            let usable = look(&config, args.offline, &mut findings);
+            if args.drill && usable && findings.count(State::Blocker) == 0 {
+                drilled::look(&config, &mut findings);
+            }
+            usable
         }
         Err(error) => {
             for problem in &error.problems {
@@ -127,6 +138,7 @@ fn look(config: &Config, offline: bool, findings: &mut Findings) -> bool {
     model::look(config, findings);
     database::look(config, findings);
     gpu::look(config, findings);
+    settings::sampling(config, findings);
     settings::gates(config, findings);
     settings::mail(config, offline, findings);
     limits::look(config, findings);

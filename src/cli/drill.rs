@@ -21,6 +21,10 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
+/// As the flags' defaults.
+const REHEARSAL_PATIENCE: Duration = Duration::from_secs(300);
+const REHEARSAL_JOBS: u8 = 3;
+
 /// Break things on purpose, and show that the alarm rings.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -86,6 +90,18 @@ pub fn execute(args: &Args) -> Done {
     let kept = scratch.clean_up(rang);
     table::print(&played, &config, kept.as_deref(), args.format);
     Ok(if rang { Outcome::Passed } else { Outcome::Failed })
+}
+
+/// All faults with the embedded default's small model, for `soakd check --drill`: what [`execute`] does, without a table.
+pub(super) fn rehearse(config: &Config) -> Result<Vec<Played>, CannotStart> {
+    can_mail_leave(config)?;
+    let scratch = scratch::Scratch::new(config, None, "synthetic:tiny", REHEARSAL_PATIENCE)?;
+    let gpu = gpu_to_leak(config);
+    let live = table::Live::new(&Fault::ALL, config, Format::Text);
+    let played = play_all(&Fault::ALL, &scratch, gpu.err().as_deref(), REHEARSAL_JOBS, &live);
+    live.clear();
+    scratch.clean_up(true); // `soakd drill --keep` is for looking closer
+    Ok(played)
 }
 
 /// Several at a time, the slow ones first; the result in the order of the list.

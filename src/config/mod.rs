@@ -6,6 +6,7 @@
 //! answer) is `soakd check`'s business.
 
 mod error;
+mod gates;
 mod overrides;
 pub mod raw;
 mod resolve;
@@ -15,10 +16,11 @@ pub mod units;
 mod validate;
 
 pub use error::{ConfigError, Place, Problem};
+pub use gates::{GateProfile, Gates};
 pub use overrides::Overrides;
 pub use resolved::{
-    Alerts, Backend, Burst, Canary, Churn, Config, Devices, GateProfile, Gates, Mail, Mailer, MailerRunsAs, Model,
-    Probe, Run, Scenario, Source, Tls, Transport, Variant, Worker,
+    Alerts, Backend, Burst, Canary, Churn, Config, Devices, Mail, Mailer, MailerRunsAs, Model, Probe, Run, Scenario,
+    Source, Tls, Transport, Variant, Worker,
 };
 pub use target::Target;
 

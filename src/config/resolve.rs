@@ -1,9 +1,10 @@
 //! Second stage: tables to [`Config`]. One function a section; a key that is not asked for here is unknown.
 
 use super::error::ConfigError;
+use super::gates::Gates;
 use super::raw::{Document, beside};
 use super::resolved::{
-    Alerts, Burst, CREDENTIAL, Canary, Churn, Config, Devices, Gates, Mail, Mailer, Model, Probe, Run, Source, Worker,
+    Alerts, Burst, CREDENTIAL, Canary, Churn, Config, Devices, Mail, Mailer, Model, Probe, Run, Source, Worker,
 };
 use super::validate;
 use crate::model::gate::Gate;

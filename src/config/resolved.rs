@@ -58,7 +58,7 @@ pub struct Config {
     /// `[mailer]`.
     pub mailer: Mailer,
     /// `[gates]`.
-    pub gates: Gates,
+    pub gates: super::Gates,
 }
 
 impl Config {
@@ -533,32 +533,6 @@ impl Choice for Tls {
         &[("starttls", Tls::Starttls), ("implicit", Tls::Implicit), ("none", Tls::None)];
 }
 
-/// `[gates]`: the bounds that `soakd gate`, the report and the documents judge by.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Gates {
-    /// Which profile that ships.
-    pub profile: GateProfile,
-    /// Figure to bound, such as `token_p95_ms` to `<= 40`; in place of the profile's bound on the same figure.
-    pub bounds: BTreeMap<String, String>,
-}
-
-/// A set of gates that ships.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum GateProfile {
-    /// `roadmap` in the report of a run on a GPU, nothing in that of a run on a CPU.
-    #[default]
-    Auto,
-    /// `gates/roadmap.toml`.
-    Roadmap,
-    /// Only one's own.
-    None,
-}
-
-impl Choice for GateProfile {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("auto", GateProfile::Auto), ("roadmap", GateProfile::Roadmap), ("none", GateProfile::None)];
-}
-
 /// `[mailer]`: who drains the outbox.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Mailer {
@@ -613,7 +587,7 @@ macro_rules! serialize_as_word {
         }
     )*};
 }
-serialize_as_word!(Scenario, Backend, Variant, Transport, Tls, MailerRunsAs, GateProfile);
+serialize_as_word!(Scenario, Backend, Variant, Transport, Tls, MailerRunsAs, super::gates::GateProfile);
 
 const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)

@@ -59,6 +59,15 @@ fn refuse(fault: &RuleError, findings: &mut Findings) {
     findings.blocker("rules", format!("{}:{}: {}", fault.file, fault.line, fault.what), fault.remedy.clone());
 }
 
+/// What will be watched, and how often.
+pub(super) fn sampling(config: &Config, findings: &mut Findings) {
+    let what = format!(
+        "every {}: memory, threads, files and CPU of each process, the host, what the workers count, and each GPU that NVML shows",
+        format_duration(config.run.sample_interval)
+    );
+    findings.ok("sampling", what);
+}
+
 /// The bounds that the run will be judged by.
 pub(super) fn gates(config: &Config, findings: &mut Findings) {
     match gate::configured(config.gates.clone(), GateProfile::None) {

@@ -21,11 +21,13 @@ pub enum Fault {
     Outage,
     /// The supervisor is killed.
     Supervisor,
+    /// CUDA is asked for and shows no device, and the configuration allows the CPU.
+    Fallback,
 }
 
 impl Fault {
     /// All, in the order in which they are shown.
-    pub const ALL: [Fault; 7] = [
+    pub const ALL: [Fault; 8] = [
         Fault::Crash,
         Fault::Hang,
         Fault::LeakRss,
@@ -33,6 +35,7 @@ impl Fault {
         Fault::Corruption,
         Fault::Outage,
         Fault::Supervisor,
+        Fault::Fallback,
     ];
 
     /// As it is given to `--only`.
@@ -45,6 +48,7 @@ impl Fault {
             Fault::Corruption => "corruption",
             Fault::Outage => "outage",
             Fault::Supervisor => "supervisor",
+            Fault::Fallback => "fallback",
         }
     }
 
@@ -58,6 +62,7 @@ impl Fault {
             Fault::Corruption => "one bit of one weight is flipped in the loaded model",
             Fault::Outage => "a worker crashes while no mail can be delivered; later it can",
             Fault::Supervisor => "SIGKILL to soakd itself, then a new start",
+            Fault::Fallback => "no GPU is shown to a soak that asks for one, with model.fallback_to_cpu",
         }
     }
 
@@ -69,6 +74,7 @@ impl Fault {
             Fault::LeakRss | Fault::LeakVram => "drift alarm names the worker's memory, mailed, run fails",
             Fault::Corruption => "next loop reports other tokens, mailed, run fails",
             Fault::Outage => "mail waits in the outbox, is tried again, arrives once",
+            Fault::Fallback => "the CPU engine takes over, recorded with the reason, mailed",
             Fault::Supervisor => "its death is mailed, no child is left, the run is resumed, its return mailed",
         }
     }
@@ -81,6 +87,7 @@ impl Fault {
             Fault::LeakRss | Fault::LeakVram => ("drift_alarm", "leak_outside"),
             Fault::Corruption => ("golden_mismatch", "golden_mismatch"),
             Fault::Supervisor => ("run_resumed", "heartbeat"),
+            Fault::Fallback => ("backend_fallback", "backend_fallback"),
         }
     }
 
@@ -91,7 +98,7 @@ impl Fault {
             Fault::Hang => 70,
             Fault::Supervisor => 60,
             Fault::Outage => 50,
-            Fault::Crash | Fault::Corruption => 40,
+            Fault::Crash | Fault::Corruption | Fault::Fallback => 40,
         }
     }
 }

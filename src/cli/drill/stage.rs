@@ -5,8 +5,8 @@ use super::fault::{Fault, Played};
 use super::scratch::{LEAK_TOLERANCES, PACE, SILENCE_MAX, Scratch};
 use super::way::Way;
 use crate::clock;
-use crate::config::Config;
 use crate::config::units::format_duration;
+use crate::config::{Backend, Config};
 use crate::store::sql::{Limits, QueryError, Reader};
 use crate::supervisor::watch::signed_megabytes;
 use crate::worker::protocol::Sabotage;
@@ -62,6 +62,7 @@ struct Stage<'a> {
     config: Config,
     patience_ms: i64,
     run: Option<Child>,
+    hide_gpus: bool,
     say: &'a dyn Fn(&str),
 }
 
@@ -70,7 +71,7 @@ impl Stage<'_> {
         let (folder, config) = scratch.room(fault)?;
         // A hang is only a hang when its time is over; everything else has its patience, too.
         let patience = scratch.patience + config.worker.hang_after;
-        Ok(Stage { folder, config, patience_ms: patience.as_millis() as i64, run: None, say })
+        Ok(Stage { folder, config, patience_ms: patience.as_millis() as i64, run: None, hide_gpus: false, say })
     }
 
     fn perform(&mut self, fault: Fault, played: &mut Played) -> Result<(), String> {
@@ -81,6 +82,7 @@ impl Stage<'_> {
             Fault::LeakRss | Fault::LeakVram => self.leak(fault, played),
             Fault::Outage => self.outage(played),
             Fault::Supervisor => self.supervisor(played),
+            Fault::Fallback => self.fallback(played),
         }
     }
 
@@ -209,6 +211,16 @@ impl Stage<'_> {
         Ok(())
     }
 
+    fn fallback(&mut self, played: &mut Played) -> Result<(), String> {
+        (self.config.model.backend, self.config.model.fallback_to_cpu) = (Backend::Cuda, true);
+        self.hide_gpus = true;
+        let from = clock::now().wall.0;
+        self.start(None, None)?;
+        self.until_recorded(Fault::Fallback, from, played)?;
+        played.recovered_s = Some(self.until("the worker to work on the CPU", WORKING)?.since(from));
+        self.until_mailed(Fault::Fallback, from, played)
+    }
+
     // --- steps -------------------------------------------------------------------------------------------------------
 
     /// Starts `soakd run` in the stage's folder; it dies with the drill.
@@ -225,6 +237,9 @@ impl Stage<'_> {
         }
         if let Some(pace) = pace {
             command.arg("--pace").arg(pace.to_string());
+        }
+        if self.hide_gpus {
+            command.env("CUDA_VISIBLE_DEVICES", "");
         }
         command.current_dir(&self.folder).stdin(Stdio::null()).env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
         command.stdout(log("stdout").map_err(trouble)?).stderr(log("stderr").map_err(trouble)?);
