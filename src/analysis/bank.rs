@@ -12,10 +12,8 @@ pub const STEPS: usize = 12;
 pub const STEP_0: usize = 1;
 /// Day cycle: cosine and sine of 24 h, then of 12 h.
 pub const DAY_0: usize = STEP_0 + STEPS;
-/// Ramp since a garbage collector's last fall.
-pub const SAW: usize = DAY_0 + 4;
 /// First column of the warm-ups; those below are shared by all segments or common to all models.
-pub const WARM_0: usize = SAW + 1;
+pub const WARM_0: usize = DAY_0 + 4;
 /// Time constants on the grid.
 pub const WARM_EXP: usize = 24;
 /// Caches that fill at a steady rate and stay.
@@ -33,30 +31,30 @@ pub const Y: usize = HINGE_0 + HINGES;
 /// All columns.
 pub const COLUMNS: usize = Y + 1;
 
-/// Columns that outlive a segment: day, saw-tooth, requests, hinges, series.
-pub const SHARED: [usize; 4 + 1 + 1 + HINGES + 1] = shared();
+/// Columns that outlive a segment: day, requests, hinges, series.
+pub const SHARED: [usize; 4 + 1 + HINGES + 1] = shared();
 
 /// Where the onsets begin within [`SHARED`].
-pub const ONSET_IN_SHARED: usize = 6;
+pub const ONSET_IN_SHARED: usize = 5;
 
-const fn shared() -> [usize; 31] {
-    let mut out = [0; 31];
+const fn shared() -> [usize; 6 + HINGES] {
+    let mut out = [0; 6 + HINGES];
     let mut i = 0;
-    while i < 5 {
+    while i < 4 {
         out[i] = DAY_0 + i;
         i += 1;
     }
-    while i < 31 {
-        out[i] = REQ + i - 5;
+    while i < 6 + HINGES {
+        out[i] = REQ + i - 4;
         i += 1;
     }
     out
 }
 
 /// Shortest and longest time constant of a warm-up, hours. Wider than the 20 minutes to 3 hours that are common.
-const WARM_TAU_H: [f64; 2] = [0.09, 4.8];
+const WARM_TAU_H: [f64; 2] = [0.1, 4.0];
 /// Durations over which a cache fills at a steady rate, hours.
-pub const FILL_H: [f64; WARM_FILL] = [0.3, 0.4, 0.5, 0.65, 0.85, 1.1, 1.4, 1.8, 2.3, 2.9, 3.6, 4.4, 5.4, 6.6];
+pub const FILL_H: [f64; WARM_FILL] = [0.3, 0.4, 0.5, 0.65, 0.85, 1.1, 1.4, 1.8, 2.3, 2.9, 3.6, 4.3, 5.1, 6.0];
 
 /// The `k`-th time constant, hours.
 pub fn warm_tau_h(k: usize) -> f64 {
@@ -279,10 +277,15 @@ impl Filter {
 /// Eliminates the first `count` rows of a symmetric matrix of size `n` (upper triangle, row-major, stride `n`) in place, after
 /// adding `ridge` to their diagonals. Returns the sum of ln(pivot / ridge): the Occam factor of those columns.
 pub fn eliminate(m: &mut [f64], n: usize, count: usize, ridge: &[f64]) -> f64 {
+    eliminate_rows(m, n, 0..count, ridge)
+}
+
+/// As [`eliminate`], from where an earlier elimination ended.
+pub fn eliminate_rows(m: &mut [f64], n: usize, rows: std::ops::Range<usize>, ridge: &[f64]) -> f64 {
     let mut ln_det = 0.0;
-    for p in 0..count {
-        let pivot = m[p * n + p] + ridge[p];
-        ln_det += (pivot / ridge[p]).ln();
+    for (p, ridge) in rows.zip(ridge) {
+        let pivot = m[p * n + p] + ridge;
+        ln_det += (pivot / ridge).ln();
         let (head, tail) = m.split_at_mut((p + 1) * n);
         let row = &head[p * n..];
         for i in p + 1..n {

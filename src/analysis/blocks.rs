@@ -22,16 +22,20 @@ pub struct Scale {
 pub const FINE: Scale = Scale { block_s: 600.0, share: 0.05, floor: 0.25 };
 /// An hour, median: for series that flip between two levels, or that are up as often as down.
 pub const COARSE: Scale = Scale { block_s: 3600.0, share: 0.12, floor: 0.5 };
+/// Ticks that a block waits for, if it need not wait longer than a full one.
+const TICKS_MIN: usize = 3;
+/// Length of a block of whole periods, about: twenty minutes, so that a fraction of a tick more or less does not matter.
+const WHOLE_S: f64 = 1200.0;
 /// Blocks of a segment held back until its start-up jumps can be told from its noise.
 const START: usize = 8;
 /// Blocks beyond the gate that make a step of an excursion.
-const LASTING: usize = 4;
+const LASTING: usize = 3;
 /// Blocks beyond the gate that do not agree are noise after all.
 const PENDING_MAX: usize = 8;
 /// Blocks that the local prediction looks back on.
 const BACK: usize = 6;
 /// How many usual deviations lie between a block and its prediction before it is held back.
-const GATE: f64 = 7.0;
+const GATE: f64 = 5.5;
 /// ... and how much at least, in tolerances.
 const GATE_MIN: f64 = 0.03;
 
@@ -79,10 +83,12 @@ pub enum Ruling {
 pub struct Blocker {
     tolerance_bytes: f64,
     scale: Scale,
+    period_h: Option<f64>,
     base_bytes: Option<f64>,
     open: Vec<Tick>,
     segment: Option<u32>,
     segment_start_h: f64,
+    due_s: f64,
     start: Vec<Block>,
     started: bool,
     recent: VecDeque<Block>,
@@ -98,10 +104,12 @@ impl Blocker {
         Blocker {
             tolerance_bytes,
             scale,
+            period_h: None,
             base_bytes: None,
             open: Vec::new(),
             segment: None,
             segment_start_h: 0.0,
+            due_s: 0.0,
             start: Vec::new(),
             started: false,
             recent: VecDeque::new(),
@@ -110,6 +118,17 @@ impl Blocker {
             floor: f64::INFINITY,
             steps_up: VecDeque::new(),
         }
+    }
+
+    /// From now on a block spans whole periods of something regular, such as a collector's cycles.
+    pub fn set_period(&mut self, period_h: f64) {
+        self.period_h = Some(period_h);
+    }
+
+    /// As many whole periods as fit a block, or one.
+    fn whole_periods_s(&self) -> Option<f64> {
+        let period_s = self.period_h? * 3600.0;
+        Some(period_s * (WHOLE_S / period_s).round().max((self.scale.block_s / period_s).floor()).max(1.0))
     }
 
     /// Bytes at which the figures of the blocks are zero.
@@ -131,10 +150,17 @@ impl Blocker {
             self.close(out);
             self.begin(tick.segment, t_h, out);
         } else if let Some(first) = self.open.first() {
-            let long =
-                (self.scale.share * (tick.t_s - self.segment_start_h * 3600.0)).clamp(55.0, self.scale.block_s - 1.0);
-            if tick.t_s - first.t_s > long {
+            let whole = self.whole_periods_s();
+            let long = whole.unwrap_or_else(|| {
+                (self.scale.share * (tick.t_s - self.segment_start_h * 3600.0)).clamp(55.0, self.scale.block_s - 1.0)
+            });
+            // Blocks of whole periods follow one another without gaps, to a fraction of a tick.
+            let from_s = if whole.is_some() { self.due_s.max(first.t_s - long) } else { first.t_s };
+            // Fewer than three ticks cannot outvote a bad one.
+            let few = whole.is_none() && self.open.len() < TICKS_MIN && tick.t_s - from_s < self.scale.block_s - 1.0;
+            if tick.t_s - from_s > long && !few {
                 self.close(out);
+                self.due_s = if tick.t_s - from_s > 2.0 * long { tick.t_s } else { from_s + long };
             }
         }
         self.open.push(tick);
@@ -150,6 +176,7 @@ impl Blocker {
         }
         self.segment = Some(segment);
         self.segment_start_h = t_h;
+        self.due_s = t_h * 3600.0;
         self.started = false;
         self.recent.clear();
         self.pending.clear();
@@ -161,12 +188,15 @@ impl Blocker {
         let (Some(first), Some(last)) = (self.open.first(), self.open.last()) else { return };
         let n = self.open.len() as f64;
         let mut values: Vec<f64> = self.open.iter().map(|t| t.bytes).collect();
+        // Of whole periods, and of so few ticks that a quartile would be the lowest of them, the median.
+        let middle = self.period_h.is_some() || self.open.len() < 2 * TICKS_MIN;
+        let floor = if middle { 0.5 } else { self.scale.floor };
         let block = Block {
             t_h: self.open.iter().map(|t| t.t_s).sum::<f64>() / n / 3600.0,
             from_h: first.t_s / 3600.0,
             to_h: last.t_s / 3600.0,
             unix_s: last.unix_s,
-            y: (quantile(&mut values, self.scale.floor) - self.base_bytes()) / self.tolerance_bytes,
+            y: (quantile(&mut values, floor) - self.base_bytes()) / self.tolerance_bytes,
             ticks: self.open.len() as u32,
             segment: first.segment,
             requests: last.requests,
@@ -176,7 +206,7 @@ impl Blocker {
             self.rule(block, out);
         } else {
             self.start.push(block);
-            if self.start.len() == START {
+            if self.start.len() == if self.period_h.is_some() { START / 2 } else { START } {
                 self.settle(out);
             }
         }
@@ -219,14 +249,19 @@ impl Blocker {
             return self.accept(block, out);
         }
         self.pending.push(block);
-        if self.pending.len() >= LASTING {
+        if self.pending.len() >= self.lasting() {
             self.rule_on_pending(gate, out);
         }
     }
 
-    /// The last four blocks lie beyond the gate: a step if they agree; if not, wait; noise if that goes on.
+    /// Blocks of whole periods are few: two of them must do.
+    fn lasting(&self) -> usize {
+        if self.period_h.is_some() { LASTING - 1 } else { LASTING }
+    }
+
+    /// The last blocks lie beyond the gate: a step if they agree; if not, wait; noise if that goes on.
     fn rule_on_pending(&mut self, gate: f64, out: &mut Vec<Ruling>) {
-        let tail = self.pending.len() - LASTING;
+        let tail = self.pending.len() - self.lasting();
         let raw: Vec<f64> = self.pending.iter().map(|b| b.y - self.predict(b.t_h).map_or(b.y, |p| p.0)).collect();
         let size = quantile(&mut raw[tail..].to_vec(), 0.5);
         let last = &raw[tail..];
@@ -234,7 +269,7 @@ impl Blocker {
         // A ramp is no step, however far it has come.
         let agree = last.iter().all(|o| o * size > 0.0) && spread < gate.max(0.25 * size.abs());
         let step = agree && self.is_step(size, self.pending[tail].y);
-        if !step && self.pending.len() < PENDING_MAX {
+        if !step && self.pending.len() < if self.period_h.is_some() { LASTING } else { PENDING_MAX } {
             return;
         }
         let pending = std::mem::take(&mut self.pending);
@@ -311,6 +346,9 @@ impl Blocker {
             }
         }
         let slope = quantile(&mut slopes, 0.5);
+        // A slope that most pairs of blocks do not agree on is no slope; extrapolating it would only add noise.
+        let (low, high) = (quantile(&mut slopes, 0.2), quantile(&mut slopes, 0.8));
+        let slope = if low < 0.0 && high > 0.0 { 0.0 } else { slope };
         let last_h = self.recent[n - 1].t_h;
         let mut levels: Vec<f64> = self.recent.iter().map(|b| b.y + slope * (last_h - b.t_h)).collect();
         let level = quantile(&mut levels, 0.5);

@@ -3,15 +3,15 @@
 //! When the alarm rings is decided in `mod.rs`; here it is only taken into account.
 
 use super::bank::{FILL_H, WARM, WARM_EXP, warm_tau_h};
-use super::posterior::{Hypothesis, Leak};
+use super::posterior::{Hypothesis, Leak, Posterior};
 use super::regression::Regression;
-use super::steps::{self, StepLeak};
+use super::steps::StepLeak;
 use super::track::Track;
 use super::{Detector, Params};
 use crate::model::finding::{Finding, Shape, Verdict};
 
 /// Blocks that a slope, a level and their error need at least.
-pub const BLOCKS_MIN: u64 = 12;
+pub const BLOCKS_MIN: u64 = 8;
 /// Half-width of the interval where nothing can be said yet, in tolerances: no process drifts by ten thousand of them.
 const UNKNOWN: f64 = 1e4;
 /// Standard deviations between no drift and one that is detected nineteen times in twenty, while none is taken for one
@@ -31,8 +31,7 @@ pub fn finding(d: &Detector) -> Finding {
     let span_s = d.first_unix_s.map_or(0.0, |first| (d.last_unix_s - first).max(0.0));
     let Params { tolerance_bytes: tolerance, horizon_s, .. } = d.params;
     let horizon_h = horizon_s / 3600.0;
-    let now_h = d.fine.regression.now_h;
-    let steps = steps::judge(&d.fine.steps, now_h, horizon_h);
+    let steps = d.fine.stepping();
     let known = d.fine.regression.blocks >= BLOCKS_MIN;
     let (estimate, by_sum) = if known { estimate(d, &steps) } else { ((0.0, [-UNKNOWN, UNKNOWN]), false) };
     let (drift, interval) = estimate;
@@ -64,24 +63,15 @@ pub fn finding(d: &Detector) -> Finding {
 
 /// From the scale that sees more sharply; where steps or bursts make the leak, from what was gained in all.
 fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
-    let of = |t: &Track| {
-        if t.regression.blocks < BLOCKS_MIN || t.posterior.flat.is_empty() {
+    let of = |t: &Track, p: &Posterior| {
+        if t.regression.blocks < BLOCKS_MIN || p.flat.is_empty() {
             return (0.0, [-UNKNOWN, UNKNOWN]);
         }
-        t.posterior.interval(0.025)
+        p.interval(0.025)
     };
-    let (fine, coarse, net) = (of(&d.fine), of(&d.coarse), of(&d.net));
-    let width = |e: &Estimate| e.1[1] - e.1[0];
-    let uneven = steps.count >= 4 && d.first_alarm_unix_s.is_some() && steps.drift > 0.2 * net.0.abs();
-    let by_sum = steps.leaking || uneven;
-    let sharper = width(&coarse) < 0.7 * width(&fine) && (coarse.0 - fine.0).abs() < 0.5 * width(&fine);
-    let (mean, [lo, hi]) = if by_sum {
-        net
-    } else if sharper {
-        coarse
-    } else {
-        fine
-    };
+    let smooth = of(&d.fine, &d.fine.posterior);
+    let by_sum = steps.probability > 0.5;
+    let (mean, [lo, hi]) = if by_sum { of(&d.net, &d.net.weighed()) } else { smooth };
     ((mean, [mean - widened(mean - lo, mean), mean + widened(hi - mean, mean)]), by_sum)
 }
 
@@ -97,7 +87,7 @@ fn verdict(d: &Detector, (drift, [lo, hi]): Estimate) -> Verdict {
     if d.first_alarm_unix_s.is_some() && drift.abs() > 1.0 {
         return Verdict::Outside;
     }
-    let long_enough = d.fine.regression.blocks >= 2 * BLOCKS_MIN;
+    let long_enough = d.fine.regression.blocks >= 3 * BLOCKS_MIN;
     if long_enough && lo > -1.0 && hi < 1.0 { Verdict::Within } else { Verdict::Inconclusive }
 }
 
@@ -125,7 +115,7 @@ fn shape(d: &Detector, (drift, [lo, hi]): Estimate, steps: &StepLeak, by_sum: bo
         d.fine.steps.iter().map(|s| s.1).sum::<f64>().abs().max(if steps.count > 0 { SHAPELESS } else { 0.0 });
     let largest = significant.max(warm).max(stepped);
     if largest <= SHAPELESS {
-        return if d.sawtooth.recognised { Shape::Sawtooth } else { Shape::None };
+        return if d.sawtooth.period_h.is_some() { Shape::Sawtooth } else { Shape::None };
     }
     if warm >= largest {
         Shape::Saturating

@@ -4,13 +4,14 @@
 //! left to others. The method is argued for in `docs/verdict.md`; in reading order:
 //!
 //! 1. `ticks`: points to one robust figure a minute, on a clock that never steps back;
-//! 2. `sawtooth`: is a garbage collector at work, and when did it last;
-//! 3. `blocks`: minutes to floors; outliers are set aside, lasting jumps named;
-//! 4. `bank`: for each kind of noise, whitened sums of products of all that could explain the series;
-//! 5. `regression`: which columns those are at a given time;
-//! 6. `posterior`: every hypothesis weighed, and what they say of the drift together;
-//! 7. `steps`: are the steps a leak;
-//! 8. `conclude`: verdict, interval, shape.
+//! 2. `outliers`: minutes that no neighbour confirms are set aside;
+//! 3. `sawtooth`: the period of a garbage collector, so that blocks span whole cycles;
+//! 4. `blocks`: minutes to floors; excursions are set aside, lasting jumps named;
+//! 5. `bank`: for each kind of noise, whitened sums of products of all that could explain the series;
+//! 6. `regression`: which columns those are at a given time;
+//! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
+//! 8. `steps`: are the steps a leak;
+//! 9. `conclude`: verdict, interval, shape.
 //!
 //! [`fleet`] compares hosts and is a subject of its own.
 
@@ -19,6 +20,7 @@ mod blocks;
 pub mod compare;
 mod conclude;
 pub mod fleet;
+mod outliers;
 mod posterior;
 mod regression;
 mod sawtooth;
@@ -31,7 +33,9 @@ mod track;
 use crate::model::finding::Finding;
 use crate::model::series::Point;
 use blocks::{COARSE, FINE};
+use outliers::Outliers;
 use sawtooth::Sawtooth;
+use steps::StepLeak;
 use ticks::{Tick, Ticker};
 use track::Track;
 
@@ -58,9 +62,10 @@ impl Default for Params {
 pub struct Detector {
     params: Params,
     ticker: Ticker,
+    outliers: Outliers,
+    ticks: Vec<Tick>,
     sawtooth: Sawtooth,
     fine: Track,
-    coarse: Track,
     net: Track,
     first_unix_s: Option<f64>,
     last_unix_s: f64,
@@ -78,9 +83,10 @@ impl Detector {
         Detector {
             params,
             ticker: Ticker::default(),
+            outliers: Outliers::default(),
+            ticks: Vec::new(),
             sawtooth: Sawtooth::default(),
             fine: track(FINE, false),
-            coarse: track(COARSE, false),
             net: track(COARSE, true),
             first_unix_s: None,
             last_unix_s: 0.0,
@@ -100,7 +106,10 @@ impl Detector {
             self.last_unix_s = point.unix_s;
         }
         if let Some(tick) = self.ticker.push(point) {
-            self.take(tick);
+            self.outliers.push(tick, self.params.tolerance_bytes, &mut self.ticks);
+            for tick in std::mem::take(&mut self.ticks) {
+                self.take(tick);
+            }
         }
     }
 
@@ -128,17 +137,24 @@ impl Detector {
         self.ticker.unusable()
     }
 
+    /// Minutes set aside as outliers.
+    #[must_use]
+    pub fn outliers(&self) -> u64 {
+        self.outliers.dropped()
+    }
+
     fn take(&mut self, tick: Tick) {
         if self.segment.replace(tick.segment).is_some_and(|last| last != tick.segment) {
-            self.sawtooth.restart(tick.t_s / 3600.0);
+            self.sawtooth.restart();
         }
-        let recognised = self.sawtooth.push(&tick, self.params.tolerance_bytes);
-        for track in [&mut self.fine, &mut self.coarse, &mut self.net] {
-            track.push(tick, &self.sawtooth, recognised);
+        let period_h = self.sawtooth.push(&tick, self.params.tolerance_bytes);
+        for track in [&mut self.fine, &mut self.net] {
+            track.push(tick);
+            if let Some(period_h) = period_h {
+                track.retime(period_h);
+            }
         }
-        let news = [self.fine.judge(), self.coarse.judge()];
-        self.net.judge();
-        if (news[0] || news[1]) && self.first_alarm_unix_s.is_none() && self.rings() {
+        if self.fine.judge() && self.first_alarm_unix_s.is_none() && self.rings() {
             self.first_alarm_unix_s = Some(self.last_unix_s);
         }
     }
@@ -158,42 +174,50 @@ impl Detector {
         self.doubt() < DOUBT / f64::from(self.params.series_count.max(1)).sqrt()
     }
 
-    /// Posterior probability, by the scale that is surest, that the drift is less than half the tolerance after all; 1 while it
+    /// Posterior probability, that the drift is less than half the tolerance after all; 1 while it
     /// is not likely beyond the tolerance itself. The alarm rings when this is small and stays so.
     #[must_use]
     pub fn doubt(&self) -> f64 {
-        let horizon_h = self.params.horizon_s / 3600.0;
-        [&self.fine, &self.coarse].iter().map(|t| doubt(t, horizon_h)).fold(1.0, f64::min)
+        doubt(&self.fine)
     }
 }
 
 /// Posterior probability left for a drift of less than half the tolerance when the alarm rings. Looking all the time is
 /// priced in: on simulated series watched throughout, this value rings falsely less than once in a hundred runs.
-const DOUBT: f64 = 0.01;
+const DOUBT: f64 = 0.02;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.
 const LIKELY: f64 = 0.9;
 /// Hours for which the evidence must stand before the alarm rings ...
-const STANDS_H: f64 = 0.4;
+const STANDS_H: f64 = 0.15;
 /// ... and the same as a share of the run so far.
-const STANDS_SHARE: f64 = 0.05;
+const STANDS_SHARE: f64 = 0.015;
 
 /// See [`Detector::doubt`].
-fn doubt(t: &Track, horizon_h: f64) -> f64 {
+fn doubt(t: &Track) -> f64 {
     if t.regression.blocks < conclude::BLOCKS_MIN {
         return 1.0;
     }
-    let p = &t.posterior;
-    // Steps that are believed to be a leak shift the drift; the smooth part must not undo that.
-    let steps = steps::judge(&t.steps, t.regression.now_h, horizon_h);
-    let shift = if steps.leaking { steps.drift - 2.0 * steps.sd * steps.drift.signum() } else { 0.0 };
-    let half = p.above(0.5 - shift);
-    if half > 0.5 {
-        if p.above(1.0 - shift) > LIKELY { 1.0 - half } else { 1.0 }
-    } else if p.below(-1.0 - shift) > LIKELY {
-        1.0 - p.below(-0.5 - shift)
-    } else {
-        1.0
+    let steps = t.stepping();
+    for side in [1.0, -1.0] {
+        let half = beyond(t, &steps, 0.5 * side);
+        if half > 0.5 {
+            return if beyond(t, &steps, side) > LIKELY { 1.0 - half } else { 1.0 };
+        }
     }
+    1.0
+}
+
+/// P(drift > x) for positive `x`, P(drift < x) for negative: the steps are a leak or they are not, and add to what grows smoothly.
+fn beyond(t: &Track, steps: &StepLeak, x: f64) -> f64 {
+    let p = &t.posterior;
+    let smooth = |x: f64, positive: bool| if positive { p.above(x) } else { p.below(x) };
+    let without = smooth(x, x > 0.0);
+    if steps.probability < 1e-4 {
+        return without;
+    }
+    // What the steps are sure to add.
+    let adds = steps.drift.signum() * (steps.drift.abs() - 2.0 * steps.sd).max(0.3 * steps.drift.abs());
+    steps.probability * smooth(x - adds, x > 0.0) + (1.0 - steps.probability) * without
 }
 
 /// The finding on a whole series at once: the same as pushing every point and looking once at the end.

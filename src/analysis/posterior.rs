@@ -6,8 +6,8 @@
 //! (inverse gamma prior), and the drift has a prior of several scales.
 
 use super::bank::{
-    COLUMNS, DAY_0, FILL_H, HINGE_0, Noise, ONSET_IN_SHARED, REQ, SAW, SHARED, WARM, WARM_0, WARM_EXP, Y, eliminate,
-    warm_tau_h,
+    COLUMNS, DAY_0, FILL_H, HINGE_0, Noise, ONSET_IN_SHARED, REQ, SHARED, WARM, WARM_0, WARM_EXP, Y, eliminate,
+    eliminate_rows, warm_tau_h,
 };
 use super::regression::{NOISE_FLOOR, Regression, alike, prior};
 use super::special::normal_above;
@@ -63,7 +63,7 @@ const P_FROM_START: f64 = 0.6;
 /// Inverse gamma prior of the noise variance: its shape. Its scale is the floor under the noise.
 const NOISE_SHAPE: f64 = 1.5;
 /// Hypotheses this much less likely than the best (natural logarithm) are left out.
-const NEGLIGIBLE: f64 = 13.0;
+const NEGLIGIBLE: f64 = 11.0;
 
 /// A normal distribution with a weight.
 #[derive(Debug, Clone, Copy)]
@@ -139,7 +139,7 @@ fn tail(distance: f64, sd: f64) -> f64 {
 /// Looks between two at which everything is weighed; in between, only what was not negligible then.
 const REFRESH: u32 = 10;
 /// What counts as negligible then (natural logarithm): more than at a look, for things may change in between.
-const DORMANT: f64 = 14.0;
+const DORMANT: f64 = 12.0;
 
 /// Weighs everything. Updates the regression's estimates of the noise variances, which the next look uses.
 pub fn weigh(r: &mut Regression, horizon_h: f64) -> Posterior {
@@ -148,16 +148,16 @@ pub fn weigh(r: &mut Regression, horizon_h: f64) -> Posterior {
     let mut list: Vec<Hypothesis> = Vec::with_capacity(1024);
     let mut leaks = Vec::new();
     leaks_of(r, horizon_h, &mut leaks);
-    for noise in 0..r.filters.len() {
+    // What was likely at the last look comes first: it sets the mark that all else has to reach.
+    let mut order: Vec<usize> = (0..r.filters.len()).collect();
+    order.sort_by_key(|noise| std::cmp::Reverse(r.live[*noise].count_ones()));
+    let mut top = f64::NEG_INFINITY;
+    for noise in order {
         let live = if everything { u64::MAX } else { r.live[noise] };
         if live == 0 {
             continue;
         }
-        let from = list.len();
-        under_noise(r, noise, live, &leaks, &mut list);
-        if let Some(best) = list[from..].iter().max_by(|a, b| a.ln_peak.total_cmp(&b.ln_peak)) {
-            r.variance[noise] = best.noise_variance;
-        }
+        r.variance[noise] = under_noise(r, noise, live, &leaks, &mut top, &mut list);
     }
     if everything {
         let top = list.iter().map(|h| h.ln_flat).fold(f64::NEG_INFINITY, f64::max);
@@ -175,31 +175,56 @@ const ONSET_AGE_MIN_H: f64 = 1.0;
 /// A leak that could be seen by now: which, its column, ln of its prior, the drift per unit of its coefficient.
 type LeakColumn = (Leak, usize, f64, f64);
 
-/// Hypotheses under one kind of noise, each with its estimate of the noise variance.
-fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], out: &mut Vec<Hypothesis>) {
+/// Hypotheses under one kind of noise, but those that are negligible against `top`, the likeliest so far (ln). Returns the
+/// estimate of the noise variance by the one that fits best.
+fn under_noise(
+    r: &Regression,
+    noise: usize,
+    live: u64,
+    leaks: &[LeakColumn],
+    top: &mut f64,
+    out: &mut Vec<Hypothesis>,
+) -> f64 {
     let f = &r.filters[noise];
     let variance = r.variance[noise];
     let mut common: Vec<usize> = (0..=r.steps_h.len()).collect();
     let mut ridge = r.ridges_of_segment(variance);
-    let mut shared_common: Vec<usize> = (DAY_0..DAY_0 + 4).collect();
     let square = |sd: f64| variance / (sd * sd);
-    let mut shared_ridge =
-        vec![square(prior::DAY), square(prior::DAY), square(prior::HALF_DAY), square(prior::HALF_DAY)];
-    if r.saw {
-        shared_common.push(SAW);
-        shared_ridge.push(square(prior::SAW));
-    }
+    // The day's columns come last, so that it can be left out by not going on.
+    let shared_common: Vec<usize> = (DAY_0..DAY_0 + 4).collect();
+    let shared_ridge = [square(prior::DAY), square(prior::DAY), square(prior::HALF_DAY), square(prior::HALF_DAY)];
     let leak_columns: Vec<usize> = leaks.iter().map(|l| l.1).collect();
     let warm_ridge = square(prior::WARM);
     let ln_noise = ln_prior_of_noise(&f.noise);
+    let shape = NOISE_SHAPE + 0.5 * r.blocks as f64;
+    // The floor is one of what a block may be off its prediction, whatever the kind of noise: the mean innovation of a
+    // noise of unit variance turns it into a floor of the variance.
+    let innovation = (f.ln_s / r.blocks.max(1) as f64).exp();
+    let scale = shape * NOISE_FLOOR * NOISE_FLOOR / innovation;
+    let estimate = |rss: f64| (scale + 0.5 * rss.max(0.0)) / (shape - 1.0);
+    let mut best = (f64::NEG_INFINITY, variance);
     let mut emit = |warm: usize, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64), fitted: &Fitted| {
-        let shape = NOISE_SHAPE + 0.5 * r.blocks as f64;
-        let scale = (NOISE_SHAPE + 0.5 * r.blocks as f64) * NOISE_FLOOR * NOISE_FLOOR;
         let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm) + ln_noise;
         let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
-        let estimate = |rss: f64| (scale + 0.5 * rss.max(0.0)) / (shape - 1.0);
+        // A residual beyond this is negligible whatever else is said for the hypothesis.
+        let enough = |top: f64| 2.0 * (((base - top + DORMANT) / shape).exp() - scale);
+        let mut rss_max = enough(*top);
+        let mut rss_min = yy;
+        for (i, (_, _, _, factor)) in leaks.iter().enumerate() {
+            let (g, gy) = leak_stats(i);
+            if g > 1e-9 && *factor > 0.0 {
+                rss_min = rss_min.min(yy - gy * gy / g);
+            }
+        }
+        let ln_best = base + peak(rss_min);
+        if ln_best > best.0 {
+            best = (ln_best, estimate(rss_min));
+        }
+        if rss_min > rss_max {
+            return;
+        }
         let ln_peak = base + peak(yy);
-        let (day, warm_size, warm_sd) = fitted(None, 0.0);
+        let (day, warm_size, warm_sd) = if yy <= rss_max { fitted(None, 0.0) } else { (0.0, 0.0, 1.0) };
         let ln_peak = ln_peak + ln_plausible(day);
         let mut none = Hypothesis {
             noise,
@@ -216,7 +241,11 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
         };
         none.warm_size = warm_size;
         none.warm_z = warm_size / (warm_sd * none.noise_variance.sqrt());
-        out.push(none);
+        if yy <= rss_max {
+            out.push(none);
+            *top = top.max(ln_peak);
+            rss_max = enough(*top);
+        }
         for (i, (leak, _, ln_prior, factor)) in leaks.iter().enumerate() {
             let (g, gy) = leak_stats(i);
             if g <= 1e-9 || *factor <= 0.0 {
@@ -228,6 +257,9 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
                 continue;
             }
             let rss = yy - gy * s;
+            if rss > rss_max {
+                continue;
+            }
             let s2 = estimate(rss);
             let (mean, variance) = (s * factor, s2 / g * factor * factor);
             let (day, warm_size, warm_sd) = fitted(Some(i), s);
@@ -248,6 +280,10 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
             h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD);
             h.warm_size = warm_size;
             h.warm_z = warm_size / (warm_sd * s2.sqrt());
+            if h.ln_flat > *top {
+                *top = h.ln_flat;
+                rss_max = enough(*top);
+            }
             out.push(h);
         }
     };
@@ -263,40 +299,45 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
             .collect();
         let n = order.len();
         let mut m = gather(f, &order);
-        let ln_det = eliminate(&mut m, n, common.len(), &ridge);
         let (w0, l0) = (common.len(), common.len() + WARM);
-        for warm in (0..=WARM).filter(|w| live >> w & 1 == 1) {
-            let (extra, pivot) = if warm < WARM {
-                let p = m[(w0 + warm) * n + w0 + warm] + warm_ridge;
-                ((p / warm_ridge).ln(), p)
-            } else {
-                (0.0, f64::INFINITY)
-            };
-            let row = if warm < WARM { &m[(w0 + warm) * n..(w0 + warm + 1) * n] } else { &m[0..n] };
-            let wy = row[n - 1] / pivot;
-            let yy = m[n * n - 1] - wy * row[n - 1];
-            emit(
-                warm,
-                ln_det + extra,
-                yy,
-                &|i| {
-                    let c = l0 + i;
-                    (m[c * n + c] - row[c] * row[c] / pivot, m[c * n + n - 1] - wy * row[c])
-                },
-                &|i, s| {
-                    let leak = i.map_or(0.0, |i| row[l0 + i]);
-                    let w = (row[n - 1] - leak * s) / pivot;
-                    let mut known = [(0, 0.0); 2];
-                    if warm < WARM {
-                        known[0] = (w0 + warm, w);
-                    }
-                    if let Some(i) = i {
-                        known[1] = (l0 + i, s);
-                    }
-                    let first = common.len() - shared_common.len();
-                    (day_amplitude(&m, n, first, &shared_ridge, &known), w, (1.0 / pivot).sqrt())
-                },
-            );
+        let mut ln_det = 0.0;
+        for day in [false, true] {
+            let (from, to) = if day { (w0 - 4, w0) } else { (0, w0 - 4) };
+            ln_det += eliminate_rows(&mut m, n, from..to, &ridge[from..]);
+            let ln_day = ln_prior_of_day(day);
+            for warm in (0..=WARM).filter(|w| live >> w & 1 == 1) {
+                let (extra, pivot) = if warm < WARM {
+                    let p = m[(w0 + warm) * n + w0 + warm] + warm_ridge;
+                    ((p / warm_ridge).ln(), p)
+                } else {
+                    (0.0, f64::INFINITY)
+                };
+                let row = if warm < WARM { &m[(w0 + warm) * n..(w0 + warm + 1) * n] } else { &m[0..n] };
+                let wy = row[n - 1] / pivot;
+                let yy = m[n * n - 1] - wy * row[n - 1];
+                emit(
+                    warm,
+                    ln_det + extra - 2.0 * ln_day,
+                    yy,
+                    &|i| {
+                        let c = l0 + i;
+                        (m[c * n + c] - row[c] * row[c] / pivot, m[c * n + n - 1] - wy * row[c])
+                    },
+                    &|i, s| {
+                        let leak = i.map_or(0.0, |i| row[l0 + i]);
+                        let w = (row[n - 1] - leak * s) / pivot;
+                        let mut known = [(0, 0.0); 2];
+                        if warm < WARM {
+                            known[0] = (w0 + warm, w);
+                        }
+                        if let Some(i) = i {
+                            known[1] = (l0 + i, s);
+                        }
+                        let amplitude = if day { day_amplitude(&m, n, w0 - 4, &shared_ridge, &known) } else { 0.0 };
+                        (amplitude, w, (1.0 / pivot).sqrt())
+                    },
+                );
+            }
         }
     } else {
         with_history(
@@ -312,6 +353,7 @@ fn under_noise(r: &Regression, noise: usize, live: u64, leaks: &[LeakColumn], ou
             &mut emit,
         );
     }
+    best.1
 }
 
 type Emit<'a> = dyn FnMut(usize, f64, f64, &dyn Fn(usize) -> (f64, f64), &Fitted) + 'a;
@@ -323,6 +365,8 @@ type Fitted<'a> = dyn Fn(Option<usize>, f64) -> (f64, f64, f64) + 'a;
 /// Largest amplitude of a day cycle that is thought possible, tolerances (45 MB), and how sharply it ends.
 const DAY_MAX: f64 = 0.9;
 const DAY_EDGE: f64 = 0.08;
+/// Prior probability that there is a day cycle at all.
+const P_DAY: f64 = 0.3;
 
 /// ln of how plausible a day cycle of this amplitude is, beyond what its normal prior says.
 fn ln_plausible(day: f64) -> f64 {
@@ -330,11 +374,17 @@ fn ln_plausible(day: f64) -> f64 {
     -0.5 * over * over
 }
 
+/// ln of the prior of a day cycle, or none.
+fn ln_prior_of_day(day: bool) -> f64 {
+    if day { P_DAY.ln() } else { (1.0 - P_DAY).ln() }
+}
+
 /// Coefficients of the day cycle by back substitution in an eliminated matrix of width `n`: rows `first..first + 4` are the
-/// day's, then perhaps the saw-tooth's; `known` are columns with their coefficients. Returns the 24 h amplitude.
+/// day's, whose ridges end `ridge`; `known` are columns with their coefficients. Returns the 24 h amplitude.
 fn day_amplitude(m: &[f64], n: usize, first: usize, ridge: &[f64], known: &[(usize, f64)]) -> f64 {
-    let count = ridge.len();
-    let mut b = [0.0; 5];
+    let count = 4;
+    let ridge = &ridge[ridge.len() - count..];
+    let mut b = [0.0; 4];
     for i in (0..count).rev() {
         let row = &m[(first + i) * n..(first + i + 1) * n];
         let mut v = row[n - 1];
@@ -376,11 +426,18 @@ fn with_history(
     let mut a = vec![0.0; k * k];
     for warm in (0..=WARM).filter(|w| live >> w & 1 == 1) {
         let h = &f.history[warm * size * size..(warm + 1) * size * size];
-        let mut starts: Vec<Option<usize>> = alike(warm).step_by(2).map(Some).collect();
+        // Of the ways in which this segment may have started the two that explain it best by themselves.
+        let gain = |k: usize| {
+            let y = m[(w0 + k) * n + n - 1];
+            y * y / (m[(w0 + k) * n + w0 + k] + warm_ridge)
+        };
+        let mut likely: Vec<(f64, usize)> = alike(warm).map(|k| (gain(k), k)).collect();
+        likely.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let ln_share = -(likely.len().max(1) as f64).ln();
+        let mut starts: Vec<Option<usize>> = likely.iter().take(2).map(|l| Some(l.1)).collect();
         if starts.is_empty() {
             starts.push(None);
         }
-        let ln_share = -(starts.len() as f64).ln();
         for start in starts {
             let row = w0 + start.unwrap_or(0);
             let pivot = start.map_or(f64::INFINITY, |_| m[row * n + row] + warm_ridge);
@@ -393,14 +450,18 @@ fn with_history(
                 }
             }
             let c = shared_common.len();
-            let shared_det = eliminate(&mut a, k, c, shared_ridge);
-            let all = ln_det + extra + shared_det + f.history_ln_det[warm] - 2.0 * ln_share;
-            let stats = |i: usize| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]);
-            emit(warm, all, a[k * k - 1], &stats, &|i, s| {
-                let known = i.map_or((0, 0.0), |i| (c + i, s));
-                // Of this segment's warm-up only the coefficient without the shared columns is at hand: no sign is read off it.
-                (day_amplitude(&a, k, 0, shared_ridge, &[known]), 0.0, 0.0)
-            });
+            let mut all = ln_det + extra + f.history_ln_det[warm] - 2.0 * ln_share;
+            for day in [false, true] {
+                let (from, to) = if day { (c - 4, c) } else { (0, c - 4) };
+                all += eliminate_rows(&mut a, k, from..to, &shared_ridge[from..]);
+                let stats = |i: usize| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]);
+                emit(warm, all - 2.0 * ln_prior_of_day(day), a[k * k - 1], &stats, &|i, s| {
+                    let known = i.map_or((0, 0.0), |i| (c + i, s));
+                    let amplitude = if day { day_amplitude(&a, k, c - 4, shared_ridge, &[known]) } else { 0.0 };
+                    // Of this segment's warm-up only the coefficient without the shared columns is at hand: no sign is read off it.
+                    (amplitude, 0.0, 0.0)
+                });
+            }
         }
     }
 }
@@ -443,18 +504,26 @@ fn leaks_of(r: &Regression, horizon_h: f64, out: &mut Vec<LeakColumn>) {
 }
 
 /// ln of the prior of a way of starting: a third starts level, half warms up, the rest fills a cache. Most warm-ups take
-/// up to three hours' time constant, and most caches are full within five hours; beyond, one in five of what the grid
-/// would give.
+/// up to three hours' time constant, and most caches are full within five hours; beyond, a fraction of what the grid would give.
 fn ln_prior_of_start(warm: usize) -> f64 {
-    let slow = (1.0_f64 / 5.0).ln();
     if warm == WARM {
-        (0.35_f64).ln()
+        P_LEVEL.ln()
     } else if warm < WARM_EXP {
-        (0.5 / WARM_EXP as f64).ln() + if warm_tau_h(warm) > 3.3 { slow } else { 0.0 }
+        let slow = if warm_tau_h(warm) > 3.2 { 0.1 } else { 1.0 };
+        ((1.0 - P_LEVEL - P_CACHE) * slow / WARM_EXP as f64).ln()
     } else {
-        (0.15 / (WARM - WARM_EXP) as f64).ln() + if FILL_H[warm - WARM_EXP] > 5.0 { slow } else { 0.0 }
+        let slow = match FILL_H[warm - WARM_EXP] {
+            h if h > 5.5 => 0.15,
+            h if h > 5.0 => 0.5,
+            _ => 1.0,
+        };
+        (P_CACHE * slow / (WARM - WARM_EXP) as f64).ln()
     }
 }
+
+/// Prior probabilities that a segment starts level, and that it fills a cache.
+const P_LEVEL: f64 = 0.38;
+const P_CACHE: f64 = 0.12;
 
 /// ln of the prior of a kind of noise. Starts that nothing on the grid fits are rare; it takes evidence to believe in one.
 fn ln_prior_of_noise(noise: &Noise) -> f64 {
@@ -536,7 +605,7 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
             by_requests += part.weight * f64::from(u8::from(h.leak == Leak::Requests));
         }
         out.warm_weights.0[h.warm] += part.weight;
-        if part.weight > 1e-8 {
+        if part.weight > 1e-7 {
             out.sceptical.push(part);
         }
     }

@@ -3,11 +3,10 @@
 //! This file knows what the columns are at a given time; what is made of the sums is left to `posterior`.
 
 use super::bank::{
-    COLUMNS, DAY_0, Filter, HINGE_0, HINGES, Noise, REQ, SAW, SHARED, STEP_0, STEPS, WARM, WARM_0, WARM_EXP, Y,
-    eliminate, warm_shape,
+    COLUMNS, DAY_0, Filter, HINGE_0, HINGES, Noise, REQ, SHARED, STEP_0, STEPS, WARM, WARM_0, WARM_EXP, Y, eliminate,
+    warm_shape,
 };
 use super::blocks::Block;
-use super::sawtooth::Sawtooth;
 
 /// Prior standard deviations of the coefficients, in tolerances (50 MB). Levels are anything; steps and warm-ups mostly
 /// below 300 MB; a day cycle of up to ±40 MB, its second harmonic a third of that.
@@ -20,8 +19,6 @@ pub mod prior {
     pub const DAY: f64 = 0.3;
     /// 12 h.
     pub const HALF_DAY: f64 = 0.07;
-    /// A collector's ramp.
-    pub const SAW: f64 = 3.0;
     /// A warm-up or a cache.
     pub const WARM: f64 = 5.0;
 }
@@ -47,8 +44,6 @@ pub struct Regression {
     pub restarted: bool,
     /// Requests known.
     pub requests: Option<f64>,
-    /// True once the saw-tooth's column is in use.
-    pub saw: bool,
     /// Latest block, hours.
     pub now_h: f64,
     horizon_h: f64,
@@ -71,7 +66,6 @@ impl Regression {
             blocks: 0,
             restarted: false,
             requests: None,
-            saw: false,
             now_h: 0.0,
             horizon_h,
             onset_spacing_h: horizon_h / HINGES as f64,
@@ -84,7 +78,7 @@ impl Regression {
     pub const REQUEST_UNIT: f64 = 1e5;
 
     /// Takes a block.
-    pub fn push(&mut self, b: &Block, saw: &Sawtooth) {
+    pub fn push(&mut self, b: &Block) {
         self.advance_onsets(b.t_h);
         let mut values = [0.0; COLUMNS];
         values[0] = 1.0;
@@ -102,10 +96,6 @@ impl Regression {
         }
         for (k, onset) in self.onsets_h.iter().enumerate() {
             values[HINGE_0 + k] = (b.t_h - onset).max(0.0) / self.horizon_h;
-        }
-        if saw.recognised {
-            self.saw = true;
-            values[SAW] = ramp_floor(saw, b);
         }
         if let Some(r) = b.requests {
             self.requests = Some(r);
@@ -222,20 +212,8 @@ impl Regression {
     }
 }
 
-/// Lower quartile of the collector's ramp within a block, to match the block's floor.
-fn ramp_floor(saw: &Sawtooth, b: &Block) -> f64 {
-    let n = b.ticks.clamp(1, 12);
-    let mut ramps: Vec<f64> = (0..n)
-        .map(|i| {
-            let share = if n == 1 { 0.5 } else { f64::from(i) / f64::from(n - 1) };
-            saw.ramp(b.from_h + share * (b.to_h - b.from_h))
-        })
-        .collect();
-    super::ticks::quantile(&mut ramps, 0.25)
-}
-
 /// Noise below this is not believed in, tolerances (0.6 MB): shapes on a grid and floors of blocks are no better than that.
-pub const NOISE_FLOOR: f64 = 0.012;
+pub const NOISE_FLOOR: f64 = 0.006;
 
 /// Ways of starting that another incarnation of the same program may have had, where this one had `k`: time constants up
 /// to 40 % apart. None for no warm-up at all.

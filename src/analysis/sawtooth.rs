@@ -1,107 +1,139 @@
-//! Recognises a garbage collector's saw-tooth in the ticks: gradual rises that a sudden fall undoes, again and again.
+//! Finds the period of what goes up and down regularly: a garbage collector's saw-tooth, above all.
 //!
-//! Once recognised, the time since the last fall explains the ramp, so that neither a ramp is taken for a leak nor the
-//! saw-tooth's height for noise. Periods shorter than a few ticks are left to the block floors.
+//! Blocks that span whole periods see none of it, whatever its shape; blocks of any other length see an alias of it that looks
+//! like noise, or worse, like drift. So the period is all that is looked for: the first high peak of the autocorrelation of the
+//! series less its moving average.
 
-use super::ticks::Tick;
+use super::ticks::{Tick, quantile};
 use std::collections::VecDeque;
 
-/// Ticks remembered: two hours, twice the longest period that is looked for.
-const TICKS: usize = 120;
-/// Falls remembered.
-const FALLS: usize = 4096;
-/// Cycles in a row that must look alike before a saw-tooth is believed in.
-const CYCLES: usize = 3;
+/// Ticks looked back on: four hours at one a minute, five periods of the slowest collector.
+const TICKS: usize = 250;
+/// Ticks between two looks.
+const EVERY: u32 = 10;
+/// Periods that must be in before one is believed in.
+const CYCLES: usize = 4;
+/// Longest period that is looked for, hours: beyond it, blocks of that length would be too few.
+const PERIOD_MAX_H: f64 = 1.1;
+/// Shortest, in ticks: below, a block of ten minutes averages it away.
+const LAG_MIN: usize = 3;
+/// Half of the window of the moving average, hours.
+const WINDOW_H: f64 = 0.55;
+/// Autocorrelation at the period that is asked for.
+const PEAK: f64 = 0.5;
+/// Height that is worth it, in tolerances (12 MB).
+const HEIGHT_MIN: f64 = 0.25;
 
-/// What is known of a collector's cycles.
+/// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Sawtooth {
     ticks: VecDeque<(f64, f64)>,
-    falls_h: VecDeque<f64>,
-    last_low: Option<(f64, f64)>,
-    good: usize,
-    seen: usize,
-    period_h: f64,
-    /// True from the moment that a saw-tooth is believed in; it stays true.
-    pub recognised: bool,
+    wait: u32,
+    /// The period, once it is known, hours.
+    pub period_h: Option<f64>,
 }
 
 impl Sawtooth {
-    /// Takes one tick, bytes in units of the tolerance. Returns true at the moment of recognition.
-    pub fn push(&mut self, tick: &Tick, tolerance_bytes: f64) -> bool {
+    /// Takes one tick. Returns the period at the moment that it becomes known.
+    pub fn push(&mut self, tick: &Tick, tolerance_bytes: f64) -> Option<f64> {
+        if self.period_h.is_some() {
+            return None;
+        }
         if self.ticks.len() == TICKS {
             self.ticks.pop_front();
         }
         self.ticks.push_back((tick.t_s / 3600.0, tick.bytes / tolerance_bytes));
-        let n = self.ticks.len();
-        if n < 9 {
-            return false;
+        self.wait += 1;
+        if self.wait < EVERY {
+            return None;
         }
-        // A fall is judged once two ticks after it are in: the tick in the middle may straddle it.
-        let y = |i: usize| self.ticks[n - 1 - i].1;
-        let drop = y(3).max(y(4)) - y(2).max(y(1)).max(y(0));
-        let typical = self.typical_step();
-        if drop < (6.0 * typical).max(0.12) || y(2) > y(3) - 0.3 * drop && y(1) > y(3) - 0.8 * drop {
-            return false;
-        }
-        let at_h = 0.5 * (self.ticks[n - 3].0 + self.ticks[n - 4].0);
-        if self.falls_h.back().is_some_and(|last| at_h - last < 0.03) {
-            return false;
-        }
-        self.judge_cycle(at_h, y(3).max(y(4)), y(2).min(y(1)))
+        self.wait = 0;
+        self.period_h = self.find();
+        self.period_h
     }
 
     /// A new incarnation: the heap starts anew.
-    pub fn restart(&mut self, t_h: f64) {
+    pub fn restart(&mut self) {
         self.ticks.clear();
-        self.last_low = None;
-        self.good = 0;
-        if self.recognised {
-            self.falls_h.push_back(t_h);
-        }
     }
 
-    /// Time since the last fall at `t_h`, in periods; before the first fall, what the period says it must have been.
-    pub fn ramp(&self, t_h: f64) -> f64 {
-        if !self.recognised {
-            return 0.0;
+    fn find(&self) -> Option<f64> {
+        let n = self.ticks.len();
+        if n < CYCLES * LAG_MIN * 2 {
+            return None;
         }
-        let after = self.falls_h.partition_point(|f| *f <= t_h);
-        let since =
-            if after == 0 { (self.period_h - (self.falls_h[0] - t_h)).max(0.0) } else { t_h - self.falls_h[after - 1] };
-        (since / self.period_h).min(3.0)
-    }
-
-    fn judge_cycle(&mut self, at_h: f64, high: f64, low: f64) -> bool {
-        let period = self.falls_h.back().map(|last| at_h - last);
-        if self.falls_h.len() == FALLS {
-            self.falls_h.pop_front();
+        let mut gaps: Vec<f64> = self.ticks.iter().zip(self.ticks.iter().skip(1)).map(|(a, b)| b.0 - a.0).collect();
+        let spacing_h = quantile(&mut gaps, 0.5);
+        if spacing_h <= 0.0 {
+            return None;
         }
-        self.falls_h.push_back(at_h);
-        if let (Some(period), Some((low_h, before))) = (period, self.last_low) {
-            let (rise, fall) = (high - before, high - low);
-            let middle_h = 0.5 * (low_h + at_h);
-            let middle = self.ticks.iter().find(|t| t.0 >= middle_h).map_or(0.0, |t| (t.1 - before) / rise);
-            self.seen += 1;
-            let alike = (rise - fall).abs() < 0.4 * fall && (0.2..0.8).contains(&middle) && period < 1.6;
-            if alike {
-                self.good += 1;
-                self.period_h += (period - self.period_h) / self.good as f64;
-            } else {
-                self.good = 0;
+        let r = self.detrended((WINDOW_H / spacing_h).round().max(4.0) as usize);
+        let power: f64 = r.iter().map(|v| v * v).sum();
+        let mut sorted = r.clone();
+        let height = quantile(&mut sorted, 0.95) - quantile(&mut sorted, 0.05);
+        if height < HEIGHT_MIN || power <= 0.0 {
+            return None;
+        }
+        let lag_max = (r.len() / CYCLES).min((PERIOD_MAX_H / spacing_h) as usize);
+        let at = |lag: usize| {
+            let sum: f64 = r[lag..].iter().zip(&r).map(|(a, b)| a * b).sum();
+            sum / power * r.len() as f64 / (r.len() - lag) as f64
+        };
+        let acf: Vec<f64> = (0..=lag_max + 1).map(at).collect();
+        let dip = acf.iter().position(|a| *a < 0.0)?;
+        let first =
+            (dip.max(LAG_MIN)..=lag_max).find(|&l| acf[l] > PEAK && acf[l] >= acf[l - 1] && acf[l] >= acf[l + 1])?;
+        // What goes up in turns, and never down, is no saw-tooth: its turns are not to be averaged away.
+        let fallen = self.ticks.iter().zip(self.ticks.iter().skip(2)).filter(|(a, b)| a.1 - b.1 > 0.5 * height).count();
+        if (fallen * first) as f64 / (n as f64) < 0.6 {
+            return None;
+        }
+        // The peak at the highest multiple that can still be told is the most exact.
+        let mut period = peak(&acf, first);
+        for times in 2..=8 {
+            let near = (period * f64::from(times)).round() as usize;
+            if near + 2 > r.len() / 2 {
+                break;
             }
+            let around: Vec<f64> = (near - 2..=near + 2).map(at).collect();
+            let best = (1..4).max_by(|a, b| around[*a].total_cmp(&around[*b]))?;
+            if around[best] < 0.6 * acf[first] {
+                break;
+            }
+            period = ((near - 2) as f64 + peak(&around, best)) / f64::from(times);
         }
-        self.last_low = Some((at_h, low));
-        let news = !self.recognised && self.good >= CYCLES;
-        self.recognised |= news;
-        news
+        Some(period * spacing_h)
     }
 
-    /// The median change from tick to tick: what is usual.
-    fn typical_step(&self) -> f64 {
-        let mut steps: Vec<f64> =
-            self.ticks.iter().zip(self.ticks.iter().skip(1)).map(|(a, b)| (b.1 - a.1).abs()).collect();
-        let middle = steps.len() / 2;
-        *steps.select_nth_unstable_by(middle, f64::total_cmp).1
+    /// The ticks less their moving average, with what sticks out cut off.
+    fn detrended(&self, half: usize) -> Vec<f64> {
+        let y: Vec<f64> = self.ticks.iter().map(|t| t.1).collect();
+        let mut sums = vec![0.0; y.len() + 1];
+        for (i, v) in y.iter().enumerate() {
+            sums[i + 1] = sums[i] + v - y[0];
+        }
+        let mut r: Vec<f64> = (0..y.len())
+            .map(|i| {
+                // Symmetric even at the ends, so that a trend leaves nothing.
+                let half = half.min(i).min(y.len() - 1 - i);
+                y[i] - y[0] - (sums[i + half + 1] - sums[i - half]) / (2 * half + 1) as f64
+            })
+            .collect();
+        // The ends, whose windows are short, say little.
+        let cut = (half / 2).min(r.len() / 8);
+        r.drain(..cut);
+        r.truncate(r.len() - cut);
+        let mut sizes: Vec<f64> = r.iter().map(|v| v.abs()).collect();
+        let limit = 4.0 * quantile(&mut sizes, 0.5);
+        r.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
+        r
     }
+}
+
+/// Where a parabola through a peak and its neighbours is highest.
+fn peak(values: &[f64], at: usize) -> f64 {
+    let (a, b, c) = (values[at - 1], values[at], values[at + 1]);
+    let bend = a - 2.0 * b + c;
+    let off = if bend < 0.0 { 0.5 * (a - c) / bend } else { 0.0 };
+    at as f64 + off.clamp(-0.5, 0.5)
 }

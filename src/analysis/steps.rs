@@ -1,18 +1,21 @@
 //! Are the steps a leak? An allocator's arenas step a few times and stop; a leak in steps goes on.
 //!
-//! With `n` steps of like size, the sum over the root of the sum of squares is about the square root of `n`, and steps up and
-//! down cancel: a distribution-free measure (a self-normalised sum, bounded in its tails whatever the sizes: de la Peña, Lai
-//! and Shao, "Self-Normalized Processes", 2009) of steps that go one way only. It has to exceed what a handful of arenas can reach, and the steps must not have stopped.
+//! Two accounts of the steps are weighed against each other (a Bayes factor; Kass and Raftery, "Bayes Factors", 1995). Arenas: up to
+//! six in each incarnation, early rather than late, of 5 to 70 MB, now and then of any size. A leak: a Poisson process that goes
+//! on at its rate for the whole run, its steps alike in size (log-normal, more or less narrow). The time without a step counts
+//! too: it speaks for arenas that are done.
 
-use super::track::Step;
 use std::collections::VecDeque;
+
+/// A lasting jump: when (hours) and how far (tolerances).
+pub type Step = (f64, f64);
 
 /// What the steps amount to.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepLeak {
-    /// True if they are believed to be a leak.
-    pub leaking: bool,
-    /// What they add to the drift over the horizon, tolerances.
+    /// Probability that they are a leak.
+    pub probability: f64,
+    /// What they then add to the drift over the horizon, tolerances.
     pub drift: f64,
     /// Its standard deviation: what is left of the horizon may see more steps or fewer.
     pub sd: f64,
@@ -21,18 +24,54 @@ pub struct StepLeak {
 }
 
 /// Steps nearer than this are one event, hours.
-const MERGE_H: f64 = 0.8;
-/// Self-normalised sum beyond which steps are a leak: six of equal size, or more of unequal. Five arenas reach √5 = 2.24.
-const LEAK_SCORE: f64 = 2.4;
-/// Steps that add up to more than arenas do (400 MB, in tolerances) need only be three.
-const MANY_ARENAS: f64 = 8.0;
-const LEAK_SCORE_LARGE: f64 = 1.7;
-/// A leak's next step is due; one that keeps us waiting for this many of its intervals has stopped.
-const STOPPED_AFTER: f64 = 4.0;
+const MERGE_H: f64 = 0.5;
+/// Fewer steps than this are no series of them.
+const COUNT_MIN: usize = 3;
+/// Prior odds of a leak in steps against anything else that steps.
+const ODDS: f64 = 0.08;
+/// Steps in a horizon that a leak makes, on a logarithmic grid.
+const LEAK_STEPS: [f64; 6] = [4.0, 7.0, 12.0, 22.0, 40.0, 75.0];
+/// How much a leak's steps differ in size: standard deviations of their logarithms.
+const LEAK_SPREADS: [f64; 3] = [0.12, 0.35, 0.9];
+/// Sizes of a leak's steps, tolerances: from 3 MB to 500 MB.
+const LEAK_SIZES: (f64, f64, usize) = (0.06, 10.0, 24);
+/// Arenas of one incarnation at most.
+const ARENAS_MAX: usize = 6;
+/// By which share of the horizon arenas have all been made.
+const ARENAS_UNTIL: [f64; 5] = [0.04, 0.12, 0.25, 0.5, 0.8];
+/// Usual sizes of arenas, tolerances: 5 to 70 MB ...
+const ARENA_SIZES: (f64, f64) = (0.1, 1.4);
+/// ... and the share of those that are of any size from 1 MB to 1 GB.
+const ARENA_ODD: f64 = 0.1;
+/// Against the common direction: probability of such a step in a leak, and otherwise.
+const AGAINST: (f64, f64) = (1e-3, 0.1);
 
-/// Judges the steps of the last horizon, at `now_h`.
-pub fn judge(steps: &VecDeque<Step>, now_h: f64, horizon_h: f64) -> StepLeak {
+/// Judges the steps of the last horizon, at `now_h`; `starts_h` are the beginnings of the incarnations.
+pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f64) -> StepLeak {
     let from = (now_h - horizon_h).max(0.0);
+    let events = merged(steps, from);
+    let n = events.len();
+    let sum: f64 = events.iter().map(|e| e.1).sum();
+    let with: Vec<f64> = events.iter().map(|e| e.1 * sum.signum()).filter(|s| *s > 0.0).collect();
+    if with.len() < COUNT_MIN || sum == 0.0 {
+        return StepLeak { count: n, ..StepLeak::default() };
+    }
+    let against = (n - with.len()) as f64;
+    let span = (now_h - from).max(1e-3);
+    let leak = ln_rate(with.len(), span, horizon_h) + ln_alike(&with) + against * AGAINST.0.ln();
+    let arenas = ln_arenas(&events, starts_h, from, now_h, horizon_h) + ln_odd(&with) + against * AGAINST.1.ln();
+    let odds = ODDS * (leak - arenas).clamp(-50.0, 50.0).exp();
+    let scale = (horizon_h / span).max(1.0);
+    let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
+    StepLeak {
+        probability: odds / (1.0 + odds),
+        drift: sum * scale,
+        sd: squares.sqrt() * (scale - 1.0).max(0.0),
+        count: n,
+    }
+}
+
+fn merged(steps: &VecDeque<Step>, from: f64) -> Vec<Step> {
     let mut events: Vec<Step> = Vec::new();
     for &(t, size) in steps.iter().filter(|s| s.0 >= from) {
         match events.last_mut() {
@@ -40,21 +79,93 @@ pub fn judge(steps: &VecDeque<Step>, now_h: f64, horizon_h: f64) -> StepLeak {
             _ => events.push((t, size)),
         }
     }
-    let n = events.len();
-    if n < 3 {
-        return StepLeak::default();
+    events.retain(|e| e.1.abs() > LEAK_SIZES.0);
+    events
+}
+
+/// Times of a leak's steps: a Poisson process of unknown rate.
+fn ln_rate(n: usize, span: f64, horizon_h: f64) -> f64 {
+    let terms = LEAK_STEPS.iter().map(|per_horizon| {
+        let rate = per_horizon / horizon_h;
+        n as f64 * rate.ln() - rate * span
+    });
+    ln_mean(terms)
+}
+
+/// Sizes of a leak's steps: log-normal about an unknown size, with an unknown spread.
+fn ln_alike(sizes: &[f64]) -> f64 {
+    let logs: Vec<f64> = sizes.iter().map(|s| s.max(1e-6).ln()).collect();
+    let n = logs.len() as f64;
+    let mean = logs.iter().sum::<f64>() / n;
+    let scatter: f64 = logs.iter().map(|l| (l - mean).powi(2)).sum();
+    let jacobian: f64 = logs.iter().sum();
+    let (low, high, count) = LEAK_SIZES;
+    let terms = LEAK_SPREADS.iter().flat_map(|spread| {
+        (0..count).map(move |i| {
+            let middle = low.ln() + (high / low).ln() * i as f64 / (count - 1) as f64;
+            let squares = scatter + n * (mean - middle).powi(2);
+            // A grid coarser than the spread would miss sizes between its points.
+            let wide = spread.hypot(0.5 * (high / low).ln() / (count - 1) as f64 / n.sqrt());
+            -0.5 * squares / (wide * wide) - n * (wide.ln() + 0.919)
+        })
+    });
+    ln_mean(terms) - jacobian
+}
+
+/// Sizes of what is no leak.
+fn ln_odd(sizes: &[f64]) -> f64 {
+    let usual = (1.0 - ARENA_ODD) / (ARENA_SIZES.1 - ARENA_SIZES.0);
+    let (low, high) = (0.02_f64, 20.0_f64);
+    let density = |s: f64| {
+        let odd = ARENA_ODD / (s.clamp(low, 50.0) * (high / low).ln());
+        if s >= ARENA_SIZES.0 && s <= ARENA_SIZES.1 { usual + odd } else { odd }
+    };
+    sizes.iter().map(|s| density(*s).ln()).sum()
+}
+
+/// Times of arenas: in each incarnation some number of them, uniform until some time.
+fn ln_arenas(events: &[Step], starts_h: &[f64], from: f64, now_h: f64, horizon_h: f64) -> f64 {
+    let mut starts: Vec<f64> = starts_h.iter().copied().filter(|s| *s > from).collect();
+    starts.insert(0, from);
+    let mut total = 0.0;
+    for (i, start) in starts.iter().enumerate() {
+        let end = starts.get(i + 1).copied().unwrap_or(now_h);
+        let times: Vec<f64> = events.iter().map(|e| e.0 - start).filter(|t| *t >= 0.0 && *t < end - start).collect();
+        total += ln_arenas_of_one(&times, end - start, horizon_h);
     }
-    let sum: f64 = events.iter().map(|e| e.1).sum();
-    let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
-    let score = sum.abs() / squares.sqrt();
-    let gap = (events[n - 1].0 - events[0].0) / (n - 1) as f64;
-    let going_on = now_h - events[n - 1].0 < STOPPED_AFTER * gap;
-    let span = (now_h - from).max(1.0);
-    let scale = (horizon_h / span).max(1.0);
-    StepLeak {
-        leaking: going_on && score > if sum.abs() > MANY_ARENAS { LEAK_SCORE_LARGE } else { LEAK_SCORE },
-        drift: sum * scale,
-        sd: sum.abs() * (scale - 1.0) / score,
-        count: n,
+    total
+}
+
+fn ln_arenas_of_one(times: &[f64], span: f64, horizon_h: f64) -> f64 {
+    let n = times.len();
+    if n == 0 {
+        return 0.0;
     }
+    let last = times.iter().copied().fold(0.0, f64::max);
+    let terms = ARENAS_UNTIL.iter().flat_map(|share| {
+        let until = share * horizon_h;
+        let ahead = 1.0 - (span / until).min(1.0);
+        (n..=ARENAS_MAX).map(move |all| {
+            if last > until {
+                return f64::NEG_INFINITY;
+            }
+            let ways: f64 = (0..n).map(|k| ((all - k) as f64).ln()).sum();
+            let left = if all == n { 0.0 } else { (all - n) as f64 * ahead.max(1e-12).ln() };
+            ways - n as f64 * until.ln() + left
+        })
+    });
+    // More than arenas make, or later: still not impossible, once in a million.
+    let rate = 6.0 / horizon_h;
+    let odd = n as f64 * rate.ln() - rate * span + (1e-6_f64).ln();
+    let grid = (ARENAS_UNTIL.len() * ARENAS_MAX) as f64;
+    let sum: f64 = terms.map(f64::exp).sum::<f64>() / grid;
+    (sum + odd.exp()).max(1e-300).ln()
+}
+
+/// ln of the mean of exponentials.
+fn ln_mean(terms: impl Iterator<Item = f64>) -> f64 {
+    let terms: Vec<f64> = terms.collect();
+    let top = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = terms.iter().map(|t| (t - top).exp()).sum();
+    top + (sum / terms.len() as f64).ln()
 }

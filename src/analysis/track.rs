@@ -4,20 +4,19 @@ use super::bank;
 use super::blocks::{Blocker, Ruling, Scale};
 use super::posterior::{self, Posterior};
 use super::regression::Regression;
-use super::sawtooth::Sawtooth;
+use super::steps::{self, Step, StepLeak};
 use super::ticks::Tick;
 use std::collections::VecDeque;
 
-/// Rulings kept so that the regression can be done over when a saw-tooth is recognised.
-const LOG: usize = 512;
+/// Ticks kept so that everything can be done over when a period becomes known: eight hours.
+const LOG: usize = 480;
 /// Steps remembered.
 const STEPS: usize = 256;
+/// Incarnations remembered.
+const STARTS: usize = 256;
 /// The run has to grow by this factor before it is judged anew: half an hour at the end of two days. The evidence of one
 /// per cent more data is not worth its cost.
-const JUDGE_GROWTH: f64 = 1.01;
-
-/// A lasting jump: when (hours) and how far (tolerances).
-pub type Step = (f64, f64);
+const JUDGE_GROWTH: f64 = 1.015;
 
 fn noises_of(net: bool) -> Vec<bank::Noise> {
     if net { bank::walks() } else { bank::noises() }
@@ -26,6 +25,8 @@ fn noises_of(net: bool) -> Vec<bank::Noise> {
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Track {
+    tolerance_bytes: f64,
+    scale: Scale,
     blocker: Blocker,
     /// The regression, for those who want to see what it rests on.
     pub regression: Regression,
@@ -33,9 +34,11 @@ pub struct Track {
     pub posterior: Posterior,
     /// Lasting jumps, newest last.
     pub steps: VecDeque<Step>,
+    /// Beginnings of incarnations, hours; the newest of them.
+    starts_h: Vec<f64>,
     horizon_h: f64,
     net: bool,
-    log: Vec<Ruling>,
+    log: Vec<Tick>,
     log_whole: bool,
     rulings: Vec<Ruling>,
     judged_blocks: u64,
@@ -48,11 +51,14 @@ impl Track {
     /// With `net`, steps get no coefficient of their own and all noise is a random walk: whatever was gained counts.
     pub fn new(tolerance_bytes: f64, horizon_h: f64, scale: Scale, net: bool) -> Self {
         Track {
+            tolerance_bytes,
+            scale,
             blocker: Blocker::new(tolerance_bytes, scale),
             regression: Regression::new(horizon_h, noises_of(net)),
             net,
             posterior: Posterior::default(),
             steps: VecDeque::new(),
+            starts_h: Vec::new(),
             horizon_h,
             log: Vec::new(),
             log_whole: true,
@@ -62,28 +68,52 @@ impl Track {
         }
     }
 
-    /// Takes a tick; `recognised` at the moment a saw-tooth is, for then everything is done over with its column.
-    pub fn push(&mut self, tick: Tick, saw: &Sawtooth, recognised: bool) {
-        self.blocker.push(tick, &mut self.rulings);
-        if recognised && self.log_whole {
-            self.regression = Regression::new(self.horizon_h, noises_of(self.net));
-            for ruling in std::mem::take(&mut self.log) {
-                self.apply(&ruling, saw);
-                self.log.push(ruling);
-            }
+    /// Takes a tick.
+    pub fn push(&mut self, tick: Tick) {
+        if self.log.len() < LOG {
+            self.log.push(tick);
+        } else {
+            self.log_whole = false;
         }
-        for ruling in std::mem::take(&mut self.rulings) {
-            self.apply(&ruling, saw);
-            if let Ruling::Step { t_h, size } = ruling {
-                if self.steps.len() == STEPS {
-                    self.steps.pop_front();
-                }
-                self.steps.push_back((t_h, size));
+        self.digest(tick);
+    }
+
+    /// A period became known: blocks span whole ones from now on, and all is done over if the ticks are still at hand.
+    pub fn retime(&mut self, period_h: f64) {
+        if !self.log_whole {
+            self.blocker.set_period(period_h);
+            // Another statistic of the same series: its level is free once more.
+            if !self.net {
+                self.regression.step(self.regression.now_h);
             }
-            if self.log.len() < LOG {
-                self.log.push(ruling);
-            } else {
-                self.log_whole = false;
+            return;
+        }
+        let mut anew = Track::new(self.tolerance_bytes, self.horizon_h, self.scale, self.net);
+        anew.blocker.set_period(period_h);
+        for tick in std::mem::take(&mut self.log) {
+            anew.push(tick);
+        }
+        *self = anew;
+    }
+
+    fn digest(&mut self, tick: Tick) {
+        self.blocker.push(tick, &mut self.rulings);
+        for ruling in std::mem::take(&mut self.rulings) {
+            self.apply(&ruling);
+            match ruling {
+                Ruling::Step { t_h, size } => {
+                    if self.steps.len() == STEPS {
+                        self.steps.pop_front();
+                    }
+                    self.steps.push_back((t_h, size));
+                }
+                Ruling::Restart(t_h) => {
+                    if self.starts_h.len() == STARTS {
+                        self.starts_h.remove(0);
+                    }
+                    self.starts_h.push(t_h);
+                }
+                Ruling::Use(_) | Ruling::Drop(_) => {}
             }
         }
     }
@@ -100,17 +130,27 @@ impl Track {
         true
     }
 
+    /// What the steps amount to.
+    pub fn stepping(&self) -> StepLeak {
+        steps::judge(&self.steps, &self.starts_h, self.regression.now_h, self.horizon_h)
+    }
+
+    /// What would be said now, without keeping it.
+    pub fn weighed(&self) -> Posterior {
+        posterior::weigh(&mut self.regression.clone(), self.horizon_h)
+    }
+
     /// Median of the last blocks, bytes.
     pub fn level_bytes(&self) -> Option<f64> {
         self.blocker.level_bytes()
     }
 
-    fn apply(&mut self, ruling: &Ruling, saw: &Sawtooth) {
+    fn apply(&mut self, ruling: &Ruling) {
         match ruling {
             Ruling::Restart(t_h) => self.regression.restart(*t_h),
             Ruling::Step { .. } if self.net => {}
             Ruling::Step { t_h, .. } => self.regression.step(*t_h),
-            Ruling::Use(block) => self.regression.push(block, saw),
+            Ruling::Use(block) => self.regression.push(block),
             Ruling::Drop(_) => {}
         }
     }
