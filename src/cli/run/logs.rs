@@ -2,14 +2,15 @@
 
 use indicatif::MultiProgress;
 use std::io::{self, IsTerminal, Write};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Starts logging. `SOAKD_LOG` says how much (`debug`, `warn`, ...); people see warnings anyway.
 pub fn init(bars: Option<MultiProgress>) {
-    let filter = EnvFilter::try_from_env("SOAKD_LOG").unwrap_or_else(|_| EnvFilter::new("soakd=info"));
+    let filter = std::env::var("SOAKD_LOG").ok().and_then(|text| text.parse().ok());
+    let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_target("soakd", tracing::Level::INFO));
     if std::env::var_os("JOURNAL_STREAM").is_some()
         && let Ok(journal) = tracing_journald::layer()
     {
