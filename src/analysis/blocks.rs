@@ -4,6 +4,7 @@
 //! predecessors point is held back: if the series returns, it was an excursion and is dropped; if it stays, it is a step,
 //! and gets a coefficient of its own. Whether steps are a leak is decided in `posterior`.
 
+use super::sawtooth::News;
 use super::ticks::{Tick, quantile};
 use std::collections::VecDeque;
 
@@ -84,6 +85,7 @@ pub struct Blocker {
     tolerance_bytes: f64,
     scale: Scale,
     period_h: Option<f64>,
+    middle: bool,
     base_bytes: Option<f64>,
     open: Vec<Tick>,
     segment: Option<u32>,
@@ -105,6 +107,7 @@ impl Blocker {
             tolerance_bytes,
             scale,
             period_h: None,
+            middle: false,
             base_bytes: None,
             open: Vec::new(),
             segment: None,
@@ -120,9 +123,12 @@ impl Blocker {
         }
     }
 
-    /// From now on a block spans whole periods of something regular, such as a collector's cycles.
-    pub fn set_period(&mut self, period_h: f64) {
-        self.period_h = Some(period_h);
+    /// From now on a block is the middle of its ticks: their saw-tooth is taken out, or the block spans whole periods of it.
+    pub fn set_regular(&mut self, news: News) {
+        self.middle = true;
+        if let News::Period(period_h) = news {
+            self.period_h = Some(period_h);
+        }
     }
 
     /// As many whole periods as fit a block, or one.
@@ -188,8 +194,8 @@ impl Blocker {
         let (Some(first), Some(last)) = (self.open.first(), self.open.last()) else { return };
         let n = self.open.len() as f64;
         let mut values: Vec<f64> = self.open.iter().map(|t| t.bytes).collect();
-        // Of whole periods, and of so few ticks that a quartile would be the lowest of them, the median.
-        let middle = self.period_h.is_some() || self.open.len() < 2 * TICKS_MIN;
+        // Of what is regular, and of so few ticks that a quartile would be the lowest of them, the median.
+        let middle = self.middle || self.open.len() < 2 * TICKS_MIN;
         let floor = if middle { 0.5 } else { self.scale.floor };
         let block = Block {
             t_h: self.open.iter().map(|t| t.t_s).sum::<f64>() / n / 3600.0,

@@ -34,7 +34,7 @@ use crate::model::finding::Finding;
 use crate::model::series::Point;
 use blocks::{COARSE, FINE};
 use outliers::Outliers;
-use sawtooth::Sawtooth;
+use sawtooth::{News, Sawtooth};
 use steps::StepLeak;
 use ticks::{Tick, Ticker};
 use track::Track;
@@ -64,6 +64,8 @@ pub struct Detector {
     ticker: Ticker,
     outliers: Outliers,
     ticks: Vec<Tick>,
+    log: Vec<Tick>,
+    log_whole: bool,
     sawtooth: Sawtooth,
     fine: Track,
     net: Track,
@@ -85,6 +87,8 @@ impl Detector {
             ticker: Ticker::default(),
             outliers: Outliers::default(),
             ticks: Vec::new(),
+            log: Vec::new(),
+            log_whole: true,
             sawtooth: Sawtooth::default(),
             fine: track(FINE, false),
             net: track(COARSE, true),
@@ -147,15 +151,36 @@ impl Detector {
         if self.segment.replace(tick.segment).is_some_and(|last| last != tick.segment) {
             self.sawtooth.restart();
         }
-        let period_h = self.sawtooth.push(&tick, self.params.tolerance_bytes);
-        for track in [&mut self.fine, &mut self.net] {
-            track.push(tick);
-            if let Some(period_h) = period_h {
-                track.retime(period_h);
-            }
+        if self.log.len() < LOG {
+            self.log.push(tick);
+        } else {
+            self.log_whole = false;
+        }
+        let tolerance = self.params.tolerance_bytes;
+        if let Some(news) = self.sawtooth.push(&tick, tolerance) {
+            self.begin_anew(news);
+        } else if let Some(tick) = self.sawtooth.correct(tick, tolerance) {
+            self.fine.push(tick);
+            self.net.push(tick);
         }
         if self.fine.judge() && self.first_alarm_unix_s.is_none() && self.rings() {
             self.first_alarm_unix_s = Some(self.last_unix_s);
+        }
+    }
+
+    /// A saw-tooth became known: all is done over with it taken out, if the ticks are still at hand.
+    fn begin_anew(&mut self, news: News) {
+        let tolerance = self.params.tolerance_bytes;
+        let ticks = std::mem::take(&mut self.log);
+        let ticks = if self.log_whole { ticks.as_slice() } else { &ticks[ticks.len()..] };
+        for track in [&mut self.fine, &mut self.net] {
+            track.begin_anew(news, self.log_whole);
+        }
+        for tick in ticks {
+            if let Some(tick) = self.sawtooth.correct(*tick, tolerance) {
+                self.fine.push(tick);
+                self.net.push(tick);
+            }
         }
     }
 
@@ -219,6 +244,9 @@ fn beyond(t: &Track, steps: &StepLeak, x: f64) -> f64 {
     let adds = steps.drift.signum() * (steps.drift.abs() - 2.0 * steps.sd).max(0.3 * steps.drift.abs());
     steps.probability * smooth(x - adds, x > 0.0) + (1.0 - steps.probability) * without
 }
+
+/// Ticks kept so that everything can be done over when a saw-tooth becomes known: eight hours.
+const LOG: usize = 480;
 
 /// The finding on a whole series at once: the same as pushing every point and looking once at the end.
 #[must_use]

@@ -570,6 +570,7 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
     let served = (r.now_h / horizon_h).min(1.0);
     let mut sceptical: Vec<(f64, Part, usize)> = Vec::new();
     let mut flat: Vec<(f64, Part)> = Vec::new();
+    let net = r.filters.iter().all(|f| f.noise.walk);
     let floor = list.iter().map(|h| h.ln_flat).fold(f64::NEG_INFINITY, f64::max) - NEGLIGIBLE;
     for (i, h) in list.iter().enumerate().filter(|(_, h)| h.ln_flat > floor) {
         let sign = ln_grows(h);
@@ -585,6 +586,10 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
         for sd in LEAK_SDS {
             let ln = h.ln_peak + sign + ln_occam(h, sd * sd) + (P_LEAK / LEAK_SDS.len() as f64).ln();
             sceptical.push((ln, leaked(h, r, sd * sd, served), i));
+        }
+        // Where only walks are thought of, all that was gained counts, whenever it set in.
+        if net && matches!(h.leak, Leak::Since(k) if k > 0) {
+            continue;
         }
         let part = leaked(h, r, 1e6, served);
         flat.push((h.ln_flat + sign, part));

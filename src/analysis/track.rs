@@ -4,12 +4,11 @@ use super::bank;
 use super::blocks::{Blocker, Ruling, Scale};
 use super::posterior::{self, Posterior};
 use super::regression::Regression;
+use super::sawtooth::News;
 use super::steps::{self, Step, StepLeak};
 use super::ticks::Tick;
 use std::collections::VecDeque;
 
-/// Ticks kept so that everything can be done over when a period becomes known: eight hours.
-const LOG: usize = 480;
 /// Steps remembered.
 const STEPS: usize = 256;
 /// Incarnations remembered.
@@ -38,8 +37,6 @@ pub struct Track {
     starts_h: Vec<f64>,
     horizon_h: f64,
     net: bool,
-    log: Vec<Tick>,
-    log_whole: bool,
     rulings: Vec<Ruling>,
     judged_blocks: u64,
     judged_h: f64,
@@ -60,43 +57,25 @@ impl Track {
             steps: VecDeque::new(),
             starts_h: Vec::new(),
             horizon_h,
-            log: Vec::new(),
-            log_whole: true,
             rulings: Vec::new(),
             judged_blocks: 0,
             judged_h: 0.0,
         }
     }
 
+    /// Something regular became known. If the ticks so far are at hand, they are to be pushed once more.
+    pub fn begin_anew(&mut self, news: News, whole: bool) {
+        if whole {
+            *self = Track::new(self.tolerance_bytes, self.horizon_h, self.scale, self.net);
+        } else if !self.net {
+            // Another statistic of the same series: its level is free once more.
+            self.regression.step(self.regression.now_h);
+        }
+        self.blocker.set_regular(news);
+    }
+
     /// Takes a tick.
     pub fn push(&mut self, tick: Tick) {
-        if self.log.len() < LOG {
-            self.log.push(tick);
-        } else {
-            self.log_whole = false;
-        }
-        self.digest(tick);
-    }
-
-    /// A period became known: blocks span whole ones from now on, and all is done over if the ticks are still at hand.
-    pub fn retime(&mut self, period_h: f64) {
-        if !self.log_whole {
-            self.blocker.set_period(period_h);
-            // Another statistic of the same series: its level is free once more.
-            if !self.net {
-                self.regression.step(self.regression.now_h);
-            }
-            return;
-        }
-        let mut anew = Track::new(self.tolerance_bytes, self.horizon_h, self.scale, self.net);
-        anew.blocker.set_period(period_h);
-        for tick in std::mem::take(&mut self.log) {
-            anew.push(tick);
-        }
-        *self = anew;
-    }
-
-    fn digest(&mut self, tick: Tick) {
         self.blocker.push(tick, &mut self.rulings);
         for ruling in std::mem::take(&mut self.rulings) {
             self.apply(&ruling);
