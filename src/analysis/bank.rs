@@ -107,11 +107,6 @@ const WANDER: f64 = 3000.0;
 /// ... which dies away with this time constant, hours.
 const WANDER_TAU_H: f64 = 1.2;
 
-/// Random walks alone: for what comes in steps and bursts.
-pub fn walks() -> Vec<Noise> {
-    noises().into_iter().filter(|n| n.walk).collect()
-}
-
 /// Time constant that stands for a random walk, hours.
 const WALK_H: f64 = 300.0;
 

@@ -21,10 +21,10 @@ pub struct Scale {
 
 /// Ten minutes, lower quartile: what most series are judged by.
 pub const FINE: Scale = Scale { block_s: 600.0, share: 0.05, floor: 0.25 };
-/// An hour, median: for series that flip between two levels, or that are up as often as down.
-pub const COARSE: Scale = Scale { block_s: 3600.0, share: 0.12, floor: 0.5 };
-/// Ticks that a block waits for, if it need not wait longer than a full one.
-const TICKS_MIN: usize = 3;
+/// Samples that a block waits for, if it need not wait longer than a full one.
+const SAMPLES_MIN: u32 = 3;
+/// Ticks of which a lower quartile is more than the lowest.
+const TICKS_MIN: usize = 6;
 /// Length of a block of whole periods, about: twenty minutes, so that a fraction of a tick more or less does not matter.
 const WHOLE_S: f64 = 1200.0;
 /// Blocks of a segment held back until its start-up jumps can be told from its noise.
@@ -37,8 +37,8 @@ const PENDING_MAX: usize = 8;
 const BACK: usize = 6;
 /// How many usual deviations lie between a block and its prediction before it is held back.
 const GATE: f64 = 5.5;
-/// ... and how much at least, in tolerances.
-const GATE_MIN: f64 = 0.03;
+/// ... and how much at least, in tolerances (5 MB): more than two of the 2 MiB pages that some counters count.
+const GATE_MIN: f64 = 0.1;
 
 /// One block, in units of the tolerance, relative to the first.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -162,8 +162,9 @@ impl Blocker {
             });
             // Blocks of whole periods follow one another without gaps, to a fraction of a tick.
             let from_s = if whole.is_some() { self.due_s.max(first.t_s - long) } else { first.t_s };
-            // Fewer than three ticks cannot outvote a bad one.
-            let few = whole.is_none() && self.open.len() < TICKS_MIN && tick.t_s - from_s < self.scale.block_s - 1.0;
+            // Fewer than three figures cannot outvote a bad one.
+            let samples: u32 = self.open.iter().map(|t| t.samples).fold(0, u32::saturating_add);
+            let few = whole.is_none() && samples < SAMPLES_MIN && tick.t_s - from_s < self.scale.block_s - 1.0;
             if tick.t_s - from_s > long && !few {
                 self.close(out);
                 self.due_s = if tick.t_s - from_s > 2.0 * long { tick.t_s } else { from_s + long };
@@ -195,7 +196,7 @@ impl Blocker {
         let n = self.open.len() as f64;
         let mut values: Vec<f64> = self.open.iter().map(|t| t.bytes).collect();
         // Of what is regular, and of so few ticks that a quartile would be the lowest of them, the median.
-        let middle = self.middle || self.open.len() < 2 * TICKS_MIN;
+        let middle = self.middle || self.open.len() < TICKS_MIN;
         let floor = if middle { 0.5 } else { self.scale.floor };
         let block = Block {
             t_h: self.open.iter().map(|t| t.t_s).sum::<f64>() / n / 3600.0,

@@ -27,12 +27,13 @@ mod sawtooth;
 mod special;
 mod steps;
 pub mod summary;
+#[cfg(test)]
+mod tests;
 mod ticks;
 mod track;
 
 use crate::model::finding::Finding;
 use crate::model::series::Point;
-use blocks::{COARSE, FINE};
 use outliers::Outliers;
 use sawtooth::{News, Sawtooth};
 use steps::StepLeak;
@@ -68,7 +69,6 @@ pub struct Detector {
     log_whole: bool,
     sawtooth: Sawtooth,
     fine: Track,
-    net: Track,
     first_unix_s: Option<f64>,
     last_unix_s: f64,
     samples: u64,
@@ -81,7 +81,6 @@ impl Detector {
     /// A detector that has seen nothing.
     #[must_use]
     pub fn new(params: Params) -> Self {
-        let track = |scale, net| Track::new(params.tolerance_bytes, params.horizon_s / 3600.0, scale, net);
         Detector {
             params,
             ticker: Ticker::default(),
@@ -90,8 +89,7 @@ impl Detector {
             log: Vec::new(),
             log_whole: true,
             sawtooth: Sawtooth::default(),
-            fine: track(FINE, false),
-            net: track(COARSE, true),
+            fine: Track::new(params.tolerance_bytes, params.horizon_s / 3600.0),
             first_unix_s: None,
             last_unix_s: 0.0,
             samples: 0,
@@ -161,7 +159,6 @@ impl Detector {
             self.begin_anew(news);
         } else if let Some(tick) = self.sawtooth.correct(tick, tolerance) {
             self.fine.push(tick);
-            self.net.push(tick);
         }
         if self.fine.judge() && self.first_alarm_unix_s.is_none() && self.rings() {
             self.first_alarm_unix_s = Some(self.last_unix_s);
@@ -173,13 +170,10 @@ impl Detector {
         let tolerance = self.params.tolerance_bytes;
         let ticks = std::mem::take(&mut self.log);
         let ticks = if self.log_whole { ticks.as_slice() } else { &ticks[ticks.len()..] };
-        for track in [&mut self.fine, &mut self.net] {
-            track.begin_anew(news, self.log_whole);
-        }
+        self.fine.begin_anew(news, self.log_whole);
         for tick in ticks {
             if let Some(tick) = self.sawtooth.correct(*tick, tolerance) {
                 self.fine.push(tick);
-                self.net.push(tick);
             }
         }
     }
@@ -199,8 +193,7 @@ impl Detector {
         self.doubt() < DOUBT / f64::from(self.params.series_count.max(1)).sqrt()
     }
 
-    /// Posterior probability, that the drift is less than half the tolerance after all; 1 while it
-    /// is not likely beyond the tolerance itself. The alarm rings when this is small and stays so.
+    /// Posterior probability that the drift is less than half the tolerance after all; 1 while it is not likely beyond the tolerance itself. The alarm rings when this is small and stays so.
     #[must_use]
     pub fn doubt(&self) -> f64 {
         doubt(&self.fine)
@@ -213,9 +206,9 @@ const DOUBT: f64 = 0.02;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.
 const LIKELY: f64 = 0.9;
 /// Hours for which the evidence must stand before the alarm rings ...
-const STANDS_H: f64 = 0.15;
+const STANDS_H: f64 = 0.1;
 /// ... and the same as a share of the run so far.
-const STANDS_SHARE: f64 = 0.015;
+const STANDS_SHARE: f64 = 0.01;
 
 /// See [`Detector::doubt`].
 fn doubt(t: &Track) -> f64 {

@@ -169,8 +169,8 @@ pub fn weigh(r: &mut Regression, horizon_h: f64) -> Posterior {
     mix(&list, r, horizon_h)
 }
 
-/// Youngest leak that is thought of, hours.
-const ONSET_AGE_MIN_H: f64 = 1.0;
+/// Youngest leak that is thought of, as a share of the horizon (2 h of 48): the jump of a block or two is no trend.
+const ONSET_AGE_MIN: f64 = 1.0 / 24.0;
 
 /// A leak that could be seen by now: which, its column, ln of its prior, the drift per unit of its coefficient.
 type LeakColumn = (Leak, usize, f64, f64);
@@ -491,8 +491,7 @@ fn leaks_of(r: &Regression, horizon_h: f64, out: &mut Vec<LeakColumn>) {
         if k == 0 {
             out.push((Leak::Since(0), HINGE_0, from_start.ln(), 1.0));
         } else {
-            // A leak must have gone on for a while before it is thought of: the jump of one block is no trend.
-            if span - onset < ONSET_AGE_MIN_H {
+            if span - onset < ONSET_AGE_MIN * horizon_h {
                 continue;
             }
             let width = onset - r.onsets_h[k - 1];
@@ -570,7 +569,6 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
     let served = (r.now_h / horizon_h).min(1.0);
     let mut sceptical: Vec<(f64, Part, usize)> = Vec::new();
     let mut flat: Vec<(f64, Part)> = Vec::new();
-    let net = r.filters.iter().all(|f| f.noise.walk);
     let floor = list.iter().map(|h| h.ln_flat).fold(f64::NEG_INFINITY, f64::max) - NEGLIGIBLE;
     for (i, h) in list.iter().enumerate().filter(|(_, h)| h.ln_flat > floor) {
         let sign = ln_grows(h);
@@ -586,10 +584,6 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
         for sd in LEAK_SDS {
             let ln = h.ln_peak + sign + ln_occam(h, sd * sd) + (P_LEAK / LEAK_SDS.len() as f64).ln();
             sceptical.push((ln, leaked(h, r, sd * sd, served), i));
-        }
-        // Where only walks are thought of, all that was gained counts, whenever it set in.
-        if net && matches!(h.leak, Leak::Since(k) if k > 0) {
-            continue;
         }
         let part = leaked(h, r, 1e6, served);
         flat.push((h.ln_flat + sign, part));

@@ -133,7 +133,7 @@ impl Sawtooth {
         let mut ramp = Ramp { height, ..start };
         let mut phases = Vec::with_capacity(y.len());
         for &(t_h, value) in &y {
-            let tick = Tick { t_s: t_h * 3600.0, unix_s: 0.0, bytes: value, segment: 0, requests: None };
+            let tick = Tick { t_s: t_h * 3600.0, unix_s: 0.0, bytes: value, samples: 1, segment: 0, requests: None };
             if let Some((held, part)) = ramp.push(tick, value) {
                 phases.push((held.bytes, part / height));
             }

@@ -29,6 +29,8 @@ const MERGE_H: f64 = 0.5;
 const COUNT_MIN: usize = 3;
 /// Prior odds of a leak in steps against anything else that steps.
 const ODDS: f64 = 0.08;
+/// The same for steps down: what shrinks in steps is rare, and what falls after a spike that was taken for a step is not.
+const ODDS_DOWN: f64 = 0.002;
 /// Steps in a horizon that a leak makes, on a logarithmic grid.
 const LEAK_STEPS: [f64; 6] = [4.0, 7.0, 12.0, 22.0, 40.0, 75.0];
 /// How much a leak's steps differ in size: standard deviations of their logarithms.
@@ -60,7 +62,7 @@ pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f6
     let span = (now_h - from).max(1e-3);
     let leak = ln_rate(with.len(), span, horizon_h) + ln_alike(&with) + against * AGAINST.0.ln();
     let arenas = ln_arenas(&events, starts_h, from, now_h, horizon_h) + ln_odd(&with) + against * AGAINST.1.ln();
-    let odds = ODDS * (leak - arenas).clamp(-50.0, 50.0).exp();
+    let odds = if sum > 0.0 { ODDS } else { ODDS_DOWN } * (leak - arenas).clamp(-50.0, 50.0).exp();
     let scale = (horizon_h / span).max(1.0);
     let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
     StepLeak {

@@ -22,6 +22,8 @@ pub struct Tick {
     pub unix_s: f64,
     /// Median of the samples, bytes.
     pub bytes: f64,
+    /// Samples in it.
+    pub samples: u32,
     /// Incarnation of the process.
     pub segment: u32,
     /// Requests finished since the first sample, over all segments; `None` if unknown.
@@ -93,6 +95,7 @@ impl Ticker {
             t_s: self.t_sum_s / n,
             unix_s: self.unix_sum_s / n,
             bytes: quantile(&mut self.values, 0.5),
+            samples: u32::try_from(self.count).unwrap_or(u32::MAX),
             segment: self.segment,
             requests: self.requests_last.map(|last| self.requests_base + last),
         };

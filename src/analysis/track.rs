@@ -1,7 +1,7 @@
-//! One series at one scale: blocks, regression and posterior together, and the record of its steps.
+//! One series: blocks, regression and posterior together, and the record of its steps.
 
 use super::bank;
-use super::blocks::{Blocker, Ruling, Scale};
+use super::blocks::{Blocker, FINE, Ruling};
 use super::posterior::{self, Posterior};
 use super::regression::Regression;
 use super::sawtooth::News;
@@ -17,15 +17,10 @@ const STARTS: usize = 256;
 /// per cent more data is not worth its cost.
 const JUDGE_GROWTH: f64 = 1.015;
 
-fn noises_of(net: bool) -> Vec<bank::Noise> {
-    if net { bank::walks() } else { bank::noises() }
-}
-
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Track {
     tolerance_bytes: f64,
-    scale: Scale,
     blocker: Blocker,
     /// The regression, for those who want to see what it rests on.
     pub regression: Regression,
@@ -36,7 +31,6 @@ pub struct Track {
     /// Beginnings of incarnations, hours; the newest of them.
     starts_h: Vec<f64>,
     horizon_h: f64,
-    net: bool,
     rulings: Vec<Ruling>,
     judged_blocks: u64,
     judged_h: f64,
@@ -44,15 +38,11 @@ pub struct Track {
 
 impl Track {
     /// Nothing seen.
-    ///
-    /// With `net`, steps get no coefficient of their own and all noise is a random walk: whatever was gained counts.
-    pub fn new(tolerance_bytes: f64, horizon_h: f64, scale: Scale, net: bool) -> Self {
+    pub fn new(tolerance_bytes: f64, horizon_h: f64) -> Self {
         Track {
             tolerance_bytes,
-            scale,
-            blocker: Blocker::new(tolerance_bytes, scale),
-            regression: Regression::new(horizon_h, noises_of(net)),
-            net,
+            blocker: Blocker::new(tolerance_bytes, FINE),
+            regression: Regression::new(horizon_h, bank::noises()),
             posterior: Posterior::default(),
             steps: VecDeque::new(),
             starts_h: Vec::new(),
@@ -66,8 +56,8 @@ impl Track {
     /// Something regular became known. If the ticks so far are at hand, they are to be pushed once more.
     pub fn begin_anew(&mut self, news: News, whole: bool) {
         if whole {
-            *self = Track::new(self.tolerance_bytes, self.horizon_h, self.scale, self.net);
-        } else if !self.net {
+            *self = Track::new(self.tolerance_bytes, self.horizon_h);
+        } else {
             // Another statistic of the same series: its level is free once more.
             self.regression.step(self.regression.now_h);
         }
@@ -114,11 +104,6 @@ impl Track {
         steps::judge(&self.steps, &self.starts_h, self.regression.now_h, self.horizon_h)
     }
 
-    /// What would be said now, without keeping it.
-    pub fn weighed(&self) -> Posterior {
-        posterior::weigh(&mut self.regression.clone(), self.horizon_h)
-    }
-
     /// Median of the last blocks, bytes.
     pub fn level_bytes(&self) -> Option<f64> {
         self.blocker.level_bytes()
@@ -127,7 +112,6 @@ impl Track {
     fn apply(&mut self, ruling: &Ruling) {
         match ruling {
             Ruling::Restart(t_h) => self.regression.restart(*t_h),
-            Ruling::Step { .. } if self.net => {}
             Ruling::Step { t_h, .. } => self.regression.step(*t_h),
             Ruling::Use(block) => self.regression.push(block),
             Ruling::Drop(_) => {}

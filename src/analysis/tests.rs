@@ -1,0 +1,192 @@
+//! What must hold of the detector whatever the series: units do not matter, looking does not matter, a constant never drifts,
+//! nothing panics. How good it is on simulated series is `tests/verdict.rs`'s and `benches/verdict`'s business.
+
+use super::{Detector, Params, batch};
+use crate::model::finding::{Shape, Verdict};
+use crate::model::series::Point;
+use proptest::prelude::*;
+
+const START_UNIX_S: f64 = 1_760_000_000.0;
+
+/// Deterministic scatter between -0.5 and 0.5.
+fn scatter(i: usize) -> f64 {
+    let mut z = (i as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    ((z ^ (z >> 27)) >> 11) as f64 / (1_u64 << 53) as f64 - 0.5
+}
+
+/// `hours` of a series every `interval_s`: MB as a function of hours, plus scatter of ±1 MB, in whole bytes.
+fn series(hours: f64, interval_s: f64, megabytes: impl Fn(f64) -> f64) -> Vec<Point> {
+    (0..(hours * 3600.0 / interval_s) as usize)
+        .map(|i| {
+            let t_s = i as f64 * interval_s;
+            Point {
+                unix_s: START_UNIX_S + t_s,
+                bytes: (1e6 * (megabytes(t_s / 3600.0) + 2.0 * scatter(i))).round(),
+                segment: 0,
+                requests: None,
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn a_fast_leak_rings_and_its_slope_is_right() {
+    let f = batch(&series(10.0, 60.0, |h| 900.0 + 20.0 * h), Params::default());
+    assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Linear), "{f:?}");
+    assert!((f.slope_bytes_per_hour / 1e6 - 20.0).abs() < 2.0, "{f:?}");
+    assert!(f.drift_ci95_bytes[0] < 960e6 && f.drift_ci95_bytes[1] > 960e6, "{f:?}");
+    let crossing = f.crossing_unix_s.expect("it crosses");
+    assert!(crossing[0] < START_UNIX_S + 2.5 * 3600.0 && crossing[1] > START_UNIX_S + 2.5 * 3600.0, "{f:?}");
+}
+
+#[test]
+fn a_warm_up_is_no_leak_and_its_asymptote_is_known() {
+    let f = batch(&series(10.0, 60.0, |h| 900.0 + 200.0 * (1.0 - (-h / 1.5_f64).exp())), Params::default());
+    assert!(!f.alarmed, "{f:?}");
+    assert_ne!(f.verdict, Verdict::Outside, "{f:?}");
+    if f.shape == Shape::Saturating {
+        let asymptote = f.asymptote_bytes.expect("a saturating shape has one") / 1e6;
+        assert!((asymptote - 1100.0).abs() < 15.0, "{asymptote}");
+    }
+}
+
+#[test]
+fn a_collectors_saw_tooth_is_no_leak() {
+    let f = batch(&series(8.0, 60.0, |h| 900.0 + 80.0 * (h / 0.4).fract()), Params::default());
+    assert!(!f.alarmed, "{f:?}");
+    assert!(f.drift_bytes.abs() < 50e6, "{f:?}");
+}
+
+#[test]
+fn a_leak_linear_in_requests_is_said_to_be_one() {
+    // 1000 bytes a request, at a rate that changes every two hours.
+    let served = |h: f64| {
+        let rates = [9e3, 1e3, 2.2e4, 3e3, 1.4e4, 2e3, 1.8e4, 6e3];
+        let whole = (h / 2.0) as usize;
+        rates.iter().take(whole).map(|r| 2.0 * r).sum::<f64>() + rates[whole.min(7)] * (h - 2.0 * whole as f64)
+    };
+    let points: Vec<Point> = series(14.0, 60.0, |h| 900.0 + 1e-3 * served(h))
+        .into_iter()
+        .map(|p| Point { requests: Some(served((p.unix_s - START_UNIX_S) / 3600.0).floor()), ..p })
+        .collect();
+    let f = batch(&points, Params::default());
+    assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::PerRequest), "{f:?}");
+    let each = f.slope_bytes_per_request.expect("a slope per request");
+    assert!((each - 1000.0).abs() < 50.0, "{each} bytes each");
+}
+
+#[test]
+fn too_little_says_nothing() {
+    assert_eq!(batch(&[], Params::default()).verdict, Verdict::Inconclusive);
+    let f = batch(&series(0.1, 60.0, |h| 900.0 + 1e4 * h), Params::default());
+    assert_eq!((f.verdict, f.alarmed), (Verdict::Inconclusive, false), "{f:?}");
+}
+
+#[test]
+fn points_that_are_no_figures_are_counted_and_change_nothing() {
+    let clean = series(3.0, 60.0, |_| 900.0);
+    let mut detector = Detector::new(Params::default());
+    for (i, p) in clean.iter().enumerate() {
+        detector.push(*p);
+        if i % 7 == 0 {
+            detector.push(Point { bytes: f64::NAN, ..*p });
+            detector.push(Point { unix_s: f64::INFINITY, ..*p });
+        }
+    }
+    let (with, without) = (detector.look(), batch(&clean, Params::default()));
+    assert_eq!(detector.unusable(), 2 * clean.len().div_ceil(7) as u64);
+    assert_eq!((with.drift_bytes, with.drift_ci95_bytes), (without.drift_bytes, without.drift_ci95_bytes));
+}
+
+/// A short series of any make: level, slope, noise, a step, a restart.
+fn any_series() -> impl Strategy<Value = Vec<Point>> {
+    (1_u32..5, -40.0..40.0_f64, 0.0..20.0_f64, 0.0..80.0_f64, 0.3..2.5_f64, any::<bool>(), 1_usize..5).prop_map(
+        |(hours, slope, noise, step, at_h, restart, minutes)| {
+            let mut points = series(f64::from(hours), 60.0 * minutes as f64, |h| {
+                2000.0 + slope * h + if h > at_h { step } else { 0.0 }
+            });
+            for (i, p) in points.iter_mut().enumerate() {
+                p.bytes += (1e6 * noise * scatter(i + 1000)).round();
+                p.segment = u32::from(restart && p.unix_s - START_UNIX_S > 3600.0 * at_h);
+            }
+            points
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn scaling_bytes_and_tolerance_scales_the_answer(points in any_series(), power in -3_i32..4) {
+        let k = 2_f64.powi(power); // exact in binary, so that nothing but the units may change
+        let scaled: Vec<Point> = points.iter().map(|p| Point { bytes: p.bytes * k, ..*p }).collect();
+        let plain = Params::default();
+        let a = batch(&points, plain);
+        let b = batch(&scaled, Params { tolerance_bytes: plain.tolerance_bytes * k, ..plain });
+        prop_assert_eq!((a.verdict, a.shape, a.first_alarm_unix_s), (b.verdict, b.shape, b.first_alarm_unix_s));
+        prop_assert!((a.drift_bytes * k - b.drift_bytes).abs() <= 1e-9 * b.drift_bytes.abs().max(1.0));
+        for i in 0..2 {
+            let (a, b) = (a.drift_ci95_bytes[i] * k, b.drift_ci95_bytes[i]);
+            prop_assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0));
+        }
+    }
+
+    #[test]
+    fn another_level_and_another_day_change_nothing(points in any_series(), gigabytes in 0_u32..50, days in 0_u32..3000) {
+        let (more, later) = (1e9 * f64::from(gigabytes), 86_400.0 * f64::from(days));
+        let moved: Vec<Point> =
+            points.iter().map(|p| Point { unix_s: p.unix_s + later, bytes: p.bytes + more, ..*p }).collect();
+        let (a, b) = (batch(&points, Params::default()), batch(&moved, Params::default()));
+        prop_assert_eq!((a.verdict, a.shape), (b.verdict, b.shape));
+        prop_assert_eq!(a.first_alarm_unix_s.map(|t| t + later), b.first_alarm_unix_s);
+        prop_assert!((a.drift_bytes - b.drift_bytes).abs() < 1e3, "{} against {}", a.drift_bytes, b.drift_bytes);
+    }
+
+    #[test]
+    fn looking_in_between_changes_nothing(points in any_series(), every in 1_usize..40) {
+        let mut detector = Detector::new(Params::default());
+        for (i, p) in points.iter().enumerate() {
+            detector.push(*p);
+            if i % every == 0 {
+                let _ = detector.look();
+            }
+        }
+        prop_assert_eq!(detector.look(), batch(&points, Params::default()));
+    }
+
+    #[test]
+    fn a_constant_never_drifts(level in 0_u32..4_000_000, interval_s in 10_u32..300, hours in 1_u32..5) {
+        let n = hours * 3600 / interval_s;
+        let points: Vec<Point> = (0..n)
+            .map(|i| Point {
+                unix_s: START_UNIX_S + f64::from(i * interval_s),
+                bytes: f64::from(level) * 4096.0,
+                segment: 0,
+                requests: None,
+            })
+            .collect();
+        let f = batch(&points, Params::default());
+        prop_assert!(!f.alarmed && f.verdict != Verdict::Outside, "{:?}", f);
+        prop_assert!(f.drift_bytes.abs() < 1e6, "{:?}", f);
+        prop_assert_eq!(f.shape, Shape::None);
+    }
+
+    #[test]
+    fn whatever_comes_in_an_answer_comes_out(
+        raw in prop::collection::vec(
+            (prop_oneof![0.0..2e5_f64, -1e18..1e18_f64, Just(f64::NAN)],
+             prop_oneof![0.0..1e10_f64, -1e300..1e300_f64, Just(f64::NEG_INFINITY)], 0_u32..3, prop::option::of(-1e9..1e12_f64)),
+            0..150),
+    ) {
+        let points: Vec<Point> = raw
+            .into_iter()
+            .map(|(unix_s, bytes, segment, requests)| Point { unix_s, bytes, segment, requests })
+            .collect();
+        let f = batch(&points, Params::default());
+        prop_assert_eq!(f.samples, points.len() as u64);
+        prop_assert!(!f.drift_bytes.is_nan() && !f.drift_ci95_bytes.iter().any(|x| x.is_nan()), "{:?}", f);
+        prop_assert!(f.drift_ci95_bytes[0] <= f.drift_ci95_bytes[1], "{:?}", f);
+    }
+}
