@@ -204,3 +204,120 @@ fn number(field: &str, name: &str) -> Result<Option<f64>, String> {
     }
     field.parse().map(Some).map_err(|_| format!("{name} is '{field}', which is not a number"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    /// What reading `bytes` gives, with the path taken out of the message.
+    fn reading(bytes: &[u8]) -> (Vec<Point>, Result<Notes, String>) {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(bytes).expect("it takes the bytes");
+        let mut points = Vec::new();
+        let notes = read(file.path(), &mut |p| points.push(p))
+            .map_err(|e| e.0.replace(&file.path().display().to_string(), "F"));
+        (points, notes)
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_with_line_and_remedy() {
+        let cases: [(&str, &str, &[&str]); 14] = [
+            ("nothing at all", "", &["F is empty", "unix_s,bytes"]),
+            ("no rows", "unix_s,bytes\n", &["no rows"]),
+            ("only comments", "# a\n\n", &["F is empty"]),
+            ("a missing column", "unix_s,rss\n1,2\n", &["F:1:", "lacks the column bytes", "unix_s,bytes"]),
+            ("no header", "1,2\n3,4\n", &["F:1:", "lacks the column unix_s"]),
+            ("text for bytes", "unix_s,bytes\n1,2\n2,many\n", &["F:3:", "'many'", "not a number"]),
+            ("text for time", "unix_s,bytes\n2026-01-01,2\n", &["F:2:", "'2026-01-01'"]),
+            ("a negative time", "unix_s,bytes\n-5,2\n", &["F:2:", "before 1970"]),
+            ("a time that is not finite", "unix_s,bytes\nNaN,2\n", &["F:2:", "needs its time"]),
+            ("no time", "unix_s,bytes\n,2\n", &["F:2:", "needs its time"]),
+            ("a short row", "unix_s,bytes\n1\n", &["F:2:", "ends before its column bytes"]),
+            ("another separator", "unix_s;bytes\n1;2\n", &["F:1:", "lacks the column"]),
+            ("text for a segment", "unix_s,bytes,segment\n1,2,x\n", &["F:2:", "segment is 'x'"]),
+            ("too many fields", "unix_s,bytes\n1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8\n", &["F:2:", "16 fields"]),
+        ];
+        for (what, text, says) in cases {
+            let error = reading(text.as_bytes()).1.expect_err(what);
+            for part in says {
+                assert!(error.contains(part), "{what}: {error} lacks {part}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_or_has_no_line_ends_is_refused_without_filling_memory() {
+        let error = reading(b"unix_s,bytes\n1,2\n\xff\xfe\x00\n").1.expect_err("not text");
+        assert!(error.contains("F:3:") && error.contains("not text"), "{error}");
+        let error = reading(&vec![b'7'; 1 << 20]).1.expect_err("a megabyte on one line");
+        assert!(error.contains("F:1:") && error.contains("longer than"), "{error}");
+    }
+
+    #[test]
+    fn what_can_be_mended_is_mended_and_said() {
+        let text =
+            "\u{feff}bytes , Unix_S,requests\r\n5,10,1\n\n# a remark\nNaN,20,\n,30,2\ninf,40,2\n6,40,3\n7,40,4\n8,35,5";
+        let (points, notes) = reading(text.as_bytes());
+        let notes = notes.expect("it can be read");
+        assert_eq!(
+            points.iter().map(|p| (p.unix_s, p.bytes)).collect::<Vec<_>>(),
+            [(10.0, 5.0), (40.0, 6.0), (40.0, 7.0), (35.0, 8.0)]
+        );
+        assert_eq!(points[3].requests, Some(5.0));
+        assert_eq!((notes.rows, notes.unusable, notes.duplicates, notes.backward), (7, 3, 1, 1));
+        assert_eq!(notes.sentences().len(), 3, "{:?}", notes.sentences());
+    }
+
+    #[test]
+    fn a_shuffled_file_is_sorted_and_a_clock_that_steps_is_not() {
+        let rows = |order: &[u32]| {
+            let mut text = String::from("unix_s,bytes\n");
+            order.iter().for_each(|t| text.push_str(&format!("{t},{}\n", t * 2)));
+            text
+        };
+        let shuffled: Vec<u32> = (0..100).map(|i| (i * 37) % 100).collect();
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(rows(&shuffled).as_bytes()).expect("it takes the bytes");
+        let notes = read(file.path(), &mut |_| {}).expect("readable");
+        assert!(notes.shuffled());
+        let mut times = Vec::new();
+        let notes = read_sorted(file.path(), &notes, &mut |p| times.push(p.unix_s)).expect("sortable");
+        assert!(notes.sorted && times.is_sorted() && times.len() == 100);
+        let stepped: Vec<u32> = (0..50).chain(20..70).collect();
+        assert!(!reading(rows(&stepped).as_bytes()).1.expect("readable").shuffled());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), headed in any::<bool>()) {
+            let mut all = if headed { b"unix_s,bytes,segment,requests\n".to_vec() } else { Vec::new() };
+            all.extend(bytes);
+            let (points, _) = reading(&all);
+            prop_assert!(points.iter().all(|p| p.unix_s.is_finite() && p.bytes.is_finite()));
+        }
+
+        #[test]
+        fn no_row_makes_it_panic_and_an_error_names_its_line(
+            rows in prop::collection::vec("[-+0-9.eEnaif, \"]{0,24}", 1..12),
+        ) {
+            let text = format!("unix_s,bytes,segment,requests\n{}\n", rows.join("\n"));
+            if let Err(error) = reading(text.as_bytes()).1 {
+                prop_assert!(error.starts_with("F:") || error.contains("no rows"), "{}", error);
+            }
+        }
+
+        #[test]
+        fn what_was_written_is_read(values in prop::collection::vec((0.0..4e9_f64, 0.0..1e13_f64, 0_u32..9), 1..40)) {
+            let mut text = String::from("unix_s,bytes,segment\n");
+            values.iter().for_each(|(t, b, s)| text.push_str(&format!("{t},{b},{s}\n")));
+            let (points, notes) = reading(text.as_bytes());
+            prop_assert_eq!(notes.expect("well-formed").rows, values.len() as u64);
+            let read: Vec<(f64, f64, u32)> = points.iter().map(|p| (p.unix_s, p.bytes, p.segment)).collect();
+            prop_assert_eq!(read, values);
+        }
+    }
+}
