@@ -1,8 +1,11 @@
 //! A stand-in for an inference server, for tests and for trying `soakd run -- COMMAND`: speaks enough of the OpenAI API to
 //! be driven, answers the same to the same prompt, and leaks as many bytes a request as it is told to.
 //!
-//! `leaky_server PORT [--leak BYTES] [--cache BYTES] [--worker] [--empty] [--html] [--stall] [--after N]`: `--cache` bounds
-//! what it keeps; `--worker` serves in a child process, as real servers do; the faults set in after N requests.
+//! `leaky_server PORT [--leak BYTES] [--cache BYTES] [--worker] [FAULT] [--after N]`: `--cache` bounds what it keeps;
+//! `--worker` serves in a child process, as real servers do. The fault sets in after N requests: `--empty` no token, `--html` a
+//! proxy's page, `--html-models` that page where its models are asked for, `--stall` silence in mid-stream, `--drip` comments
+//! and never a token, `--gigabyte` one line that long, `--endless` tokens for ever, `--whim` another answer to the same prompt,
+//! `--busy` status 503, `--die` an abort.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,6 +14,9 @@ use std::time::Duration;
 
 /// What is never given back.
 static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+const FAULTS: [&str; 10] =
+    ["--empty", "--html", "--html-models", "--stall", "--drip", "--gigabyte", "--endless", "--whim", "--busy", "--die"];
 
 #[derive(Debug, Clone, Default)]
 struct Manners {
@@ -24,7 +30,8 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some(port) = args.first().and_then(|p| p.parse::<u16>().ok()) else {
         eprintln!(
-            "usage: leaky_server PORT [--leak BYTES] [--cache BYTES] [--worker] [--empty|--html|--stall|--die] [--after N]"
+            "usage: leaky_server PORT [--leak BYTES] [--cache BYTES] [--worker] [{}] [--after N]",
+            FAULTS.join("|")
         );
         std::process::exit(2);
     };
@@ -36,7 +43,7 @@ fn main() {
         let status = child.wait().expect("the worker's end");
         std::process::exit(status.code().unwrap_or(1));
     }
-    let fault = ["--empty", "--html", "--stall", "--die"].into_iter().find(|f| args.iter().any(|a| a == f));
+    let fault = FAULTS.into_iter().find(|f| args.iter().any(|a| a == f));
     let manners = Manners {
         leak_bytes: number("--leak").unwrap_or(0),
         cache_bytes: number("--cache"),
@@ -71,13 +78,19 @@ fn serve(mut stream: TcpStream, manners: &Manners, served: &std::sync::atomic::A
     }
     let mut body = vec![0u8; length.min(1 << 20)];
     reader.read_exact(&mut body)?;
+    if path.ends_with("/models") && manners.fault.as_deref() == Some("--html-models") {
+        return reply(&mut stream, "200 OK", "text/html", "<html>a proxy's front page</html>");
+    }
     if path.ends_with("/models") {
-        return reply(&mut stream, "application/json", "{\"data\":[{\"id\":\"stand-in\"}]}");
+        return reply(&mut stream, "200 OK", "application/json", "{\"data\":[{\"id\":\"stand-in\"}]}");
     }
     let number = served.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     let fault = manners.fault.as_deref().filter(|_| number >= manners.after);
     match fault {
-        Some("--html") => return reply(&mut stream, "text/html", "<html>a proxy's error page</html>"),
+        Some("--html") => return reply(&mut stream, "200 OK", "text/html", "<html>a proxy's error page</html>"),
+        Some("--busy") => {
+            return reply(&mut stream, "503 Service Unavailable", "application/json", "{\"error\":\"too busy\"}");
+        }
         Some("--die") => std::process::abort(),
         _ => {}
     }
@@ -88,9 +101,26 @@ fn serve(mut stream: TcpStream, manners: &Manners, served: &std::sync::atomic::A
         rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<usize>().unwrap_or(8)
     });
     let seed: u32 = asked.bytes().fold(7, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
+    match fault {
+        Some("--drip") => loop {
+            chunk(&mut stream, ": wait\n\n")?;
+            std::thread::sleep(Duration::from_millis(300));
+        },
+        Some("--gigabyte") => {
+            let mebibyte = "x".repeat(1 << 20);
+            for _ in 0..1_024 {
+                chunk(&mut stream, &mebibyte)?;
+            }
+        }
+        Some("--endless") => loop {
+            chunk(&mut stream, "data: {\"choices\":[{\"text\":\" more\"}]}\n\n")?;
+        },
+        _ => {}
+    }
     if fault != Some("--empty") {
         for i in 0..tokens.min(64) {
-            let token = seed.wrapping_add(i as u32 * 7_919) % 1_000;
+            let whim = if fault == Some("--whim") { number as u32 } else { 0 };
+            let token = seed.wrapping_add(whim + i as u32 * 7_919) % 1_000;
             chunk(&mut stream, &format!("data: {{\"choices\":[{{\"text\":\" w{token}\"}}]}}\n\n"))?;
             if fault == Some("--stall") && i == 2 {
                 std::thread::sleep(Duration::from_secs(3_600));
@@ -116,7 +146,7 @@ fn chunk(stream: &mut TcpStream, text: &str) -> std::io::Result<()> {
     stream.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())
 }
 
-fn reply(stream: &mut TcpStream, kind: &str, text: &str) -> std::io::Result<()> {
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", text.len());
+fn reply(stream: &mut TcpStream, status: &str, kind: &str, text: &str) -> std::io::Result<()> {
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", text.len());
     stream.write_all(format!("{head}{text}").as_bytes())
 }

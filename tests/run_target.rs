@@ -1,57 +1,11 @@
 //! `soakd run -- COMMAND` and `--pid`: a stand-in server that leaks a known number of bytes a request, and every way in
 //! which a target or its endpoint disappoints.
 
-use soakd::store::sql::{Limits, Reader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+mod aim;
 
-/// The example that cargo built beside this test.
-fn stand_in() -> PathBuf {
-    let test = std::env::current_exe().expect("our own path");
-    let path = test.parent().and_then(Path::parent).expect("target/PROFILE").join("examples/leaky_server");
-    assert!(path.exists(), "{}: cargo test builds examples; with --test, add --example leaky_server", path.display());
-    path
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
-}
-
-/// Runs `soakd run` in `dir` with mails to nowhere, no canary and quick timeouts.
-fn soak(dir: &Path, args: &[&str], command: &[&str]) -> Output {
-    let toml = "[mail]\ntransport = \"none\"\n[canary]\nenabled = false\n[target]\nstall = \"2s\"\n\
-                [worker]\nbackoff_min = \"200ms\"\n";
-    std::fs::write(dir.join("soak.toml"), toml).expect("written");
-    let mut soakd = Command::new(env!("CARGO_BIN_EXE_soakd"));
-    soakd.current_dir(dir).arg("run").args(args).stdin(Stdio::null());
-    if !command.is_empty() {
-        soakd.arg("--").args(command);
-    }
-    soakd.output().expect("runs")
-}
-
-fn rows(dir: &Path, sql: &str) -> Vec<Vec<serde_json::Value>> {
-    let limits = Limits { rows_max: 10_000, expired: Box::new(|| false) };
-    Reader::open(dir.join("soak.db")).expect("a database").query_rows(sql, &[], limits).expect("rows").rows
-}
-
-fn events(dir: &Path, kind: &str) -> Vec<String> {
-    rows(dir, &format!("SELECT summary FROM event WHERE kind = '{kind}'"))
-        .into_iter()
-        .map(|row| row[0].as_str().unwrap_or_default().to_owned())
-        .collect()
-}
-
-/// A stand-in that is not soakd's child.
-struct Stranger(Child);
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        let _ = self.0.kill(); // it may have ended by itself
-        let _ = self.0.wait();
-    }
-}
+use aim::{Stranger, events, free_port, rows, soak, stand_in};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 #[test]
 fn a_servers_leak_is_measured_per_request_in_the_child_that_serves() {
@@ -78,6 +32,18 @@ fn a_servers_leak_is_measured_per_request_in_the_child_that_serves() {
     let slope = points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum::<f64>()
         / points.iter().map(|p| (p.0 - mx).powi(2)).sum::<f64>();
     assert!((slope / LEAK as f64 - 1.0).abs() < 0.1, "{slope:.0} bytes per request where {LEAK} are leaked");
+    let roles = rows(
+        dir.path(),
+        "SELECT p.name, max(s.rss_anon_bytes), count(DISTINCT p.process_id) FROM process AS p JOIN process_sample AS s USING (process_id)
+         WHERE p.role = 'target_child' GROUP BY 1 ORDER BY 1",
+    );
+    assert_eq!(roles.len(), 2, "one who waits and one who serves: {roles:?}");
+    assert!(roles.iter().all(|role| role[2] == 1), "each has lived once: {roles:?}");
+    assert!(roles[0][0] == "leaky_server" && roles[1][0] == "leaky_server/1", "{roles:?}");
+    assert!(
+        roles[1][1].as_f64() > roles[0][1].as_f64().map(|waits| waits + 5e6),
+        "it leaks where it serves: {roles:?}"
+    );
     let work = &rows(dir.path(), "SELECT max(requests), max(tokens), max(golden_mismatches) FROM work_sample")[0];
     assert!(work[1].as_i64() > work[0].as_i64() && work[2].as_i64() == Some(0), "{work:?}");
     assert_eq!(events(dir.path(), "orphan_killed"), Vec::<String>::new(), "its worker ended with it");
@@ -88,22 +54,6 @@ fn a_servers_leak_is_measured_per_request_in_the_child_that_serves() {
         Command::new(env!("CARGO_BIN_EXE_soakd")).current_dir(dir.path()).arg("metrics").output().expect("runs");
     let text = String::from_utf8_lossy(&metrics.stdout);
     assert!(text.contains(&format!("soakd_requests_total {}\n", work[0])) && text.ends_with("# EOF\n"), "{text}");
-}
-
-#[test]
-fn what_cannot_be_soaked_is_said_at_once() {
-    let missing = |args: &[&str], command: &[&str], says: &str| {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let out = soak(dir.path(), args, command);
-        let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert_eq!(out.status.code(), Some(2), "{args:?} {command:?}: {said}");
-        assert!(said.contains(says), "{args:?} {command:?}: {said:?} lacks {says:?}");
-    };
-    missing(&["--duration", "5s"], &["/nonexistent/server"], "command not found: /nonexistent/server");
-    missing(&["--duration", "5s"], &["sh", "-c", "echo no model >&2; exit 3"], "before it was ready");
-    missing(&["--duration", "5s", "--pid", "4194303"], &[], "there is no process 4194303");
-    missing(&["--duration", "5s", "--load", "openai:https://x/v1"], &["sleep", "60"], "is no load");
-    missing(&["--duration", "5s", "--load", "openai:http://127.0.0.1:1/v1"], &[], "nothing to soak");
 }
 
 #[test]
@@ -125,30 +75,42 @@ fn a_process_that_already_runs_is_watched_and_left_alone() {
 }
 
 #[test]
-fn answers_that_are_none_are_failures_and_nothing_hangs() {
-    let cases = [
-        ("--html", "target_endpoint_down", "text/html"),
-        ("--stall", "target_endpoint_down", "stalled"),
-        ("--empty", "empty_output", "gave no token"),
-        ("--die", "worker_crash", "worker-0"),
-    ];
-    for (fault, kind, says) in cases {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let (port, server) = (free_port(), stand_in());
-        let load = format!("openai:http://127.0.0.1:{port}/v1");
-        let command = [server.to_str().expect("text"), &port.to_string(), fault, "--after", "5"];
-        let out = soak(dir.path(), &["--duration", "7s", "--load", &load, "--streams", "2"], &command);
-        let found = events(dir.path(), kind);
-        assert!(
-            found.first().is_some_and(|summary| summary.contains(says)),
-            "{fault}: {found:?}\n{}",
-            String::from_utf8_lossy(&out.stdout)
-        );
-        assert!(found.len() < 20, "{fault}: a flood of {} events", found.len());
-        if kind != "target_endpoint_down" {
-            assert_eq!(out.status.code(), Some(1), "{fault}");
-        }
-    }
+fn a_tree_is_whole_though_its_root_begins_another_program_and_a_daemon_forks_away() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // One forks twice and leads a session of its own, as daemons do; the root becomes another program.
+    let script = "(setsid sh -c 'sleep 311 & wait' &) ; sleep 1; exec sleep 312";
+    let out = soak(dir.path(), &["--duration", "9s"], &["sh", "-c", script]);
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&out.stderr));
+    let sql =
+        "SELECT max(s.threads) FROM process_sample AS s JOIN process AS p USING (process_id) WHERE p.role = 'worker'
+               AND s.unix_ms > (SELECT max(unix_ms) FROM process_sample) - 4000";
+    assert_eq!(rows(dir.path(), sql)[0][0], 3, "the root, the daemon and its child");
+    let left = Command::new("sh").args(["-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).output().expect("a list");
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert!(!left.contains("sleep 311 ") && !left.contains("sleep 312 "), "all of it ends with the run");
+}
+
+#[test]
+fn prompts_from_a_file_are_asked_as_they_are_written() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (port, server) = (free_port(), stand_in());
+    let file = dir.path().join("prompts.jsonl");
+    std::fs::write(&file, "{\"prompt\": \"one two three\", \"answer_tokens\": 5}\n".repeat(3)).expect("written");
+    let load = format!("openai:http://127.0.0.1:{port}/v1");
+    let args = ["--duration", "4s", "--load", &load, "--prompts", file.to_str().expect("text"), "--golden"];
+    let out = soak(dir.path(), &args, &[server.to_str().expect("text"), &port.to_string()]);
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&out.stderr));
+    let sql = "SELECT requests, tokens, prompt_tokens, loops, failures FROM work_sample ORDER BY unix_ms DESC LIMIT 1";
+    let last: Vec<i64> = rows(dir.path(), sql)[0].iter().map(|cell| cell.as_i64().expect("a number")).collect();
+    let [requests, tokens, prompt_tokens, loops, failures] = last[..] else { panic!("{last:?}") };
+    assert!(requests > 5 && failures == 0, "{last:?}");
+    assert_eq!((tokens, prompt_tokens, loops), (requests * 5, requests * 3, requests / 3));
+    let bad = dir.path().join("bad.jsonl");
+    std::fs::write(&bad, "{\"prompt\": \"a\"}\n{\"promt\": \"b\"}\n").expect("written");
+    let args = ["--fresh", "--duration", "4s", "--load", &load, "--prompts", bad.to_str().expect("text")];
+    let out = soak(dir.path(), &args, &[server.to_str().expect("text"), &port.to_string()]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(2) && said.contains("bad.jsonl:2: none of"), "{said}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::{CannotStart, Done, Outcome};
 use crate::clock;
 use crate::config;
-use crate::report::metrics::{Family, Kind, render};
+use crate::report::metrics::{Family, Form, Kind, render};
 use crate::store::sql::{Limits, Reader, Rows};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
@@ -21,7 +21,9 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Print the newest run's figures in OpenMetrics form, or serve them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  soakd metrics > /var/lib/node_exporter/soakd.prom     once, for the textfile collector
+  soakd metrics                                         once
+  soakd metrics --textfile /var/lib/node_exporter/soakd.prom
+                                                        for the node exporter's textfile collector
   soakd metrics --listen 127.0.0.1:9464                 http://127.0.0.1:9464/metrics, until stopped")]
 pub struct Args {
     /// The configuration, for the database's path
@@ -33,12 +35,19 @@ pub struct Args {
     /// Serve on this loopback address
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Leave them in this file, in the form that the node exporter reads
+    #[arg(long, value_name = "FILE", conflicts_with = "listen")]
+    textfile: Option<PathBuf>,
 }
 
 /// Prints or serves.
 pub fn execute(args: &Args) -> Done {
     let config = config::load(args.config.as_deref()).map_err(CannotStart::because)?;
     let database = args.db.clone().unwrap_or(config.run.database);
+    if let Some(path) = &args.textfile {
+        leave_textfile(&database, path).map_err(CannotStart)?;
+        return Ok(Outcome::Passed);
+    }
     let Some(address) = args.listen else {
         let text = exposition(&database).map_err(CannotStart)?;
         let _ = std::io::stdout().write_all(text.as_bytes()); // a closed pipe leaves nobody to tell
@@ -85,8 +94,32 @@ fn answer(mut stream: TcpStream, database: &Path) -> std::io::Result<()> {
     stream.write_all(body.as_bytes())
 }
 
-/// All figures of the newest run.
+/// All figures of the newest run, as they are served.
 fn exposition(database: &Path) -> Result<String, String> {
+    families(database).map(|families| render(&families, Form::OpenMetrics))
+}
+
+/// Leaves the newest run's figures in a file for the node exporter. It is there whole or not at all: who reads it meanwhile
+/// sees the one before.
+pub fn leave_textfile(database: &Path, path: &Path) -> Result<(), String> {
+    let text = render(&families(database)?, Form::Prometheus);
+    let odd = |what: &str, error: std::io::Error| format!("metrics.textfile {}: {what}: {error}", path.display());
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.tmp", std::process::id())); // the collector reads *.prom only
+    let beside = PathBuf::from(beside);
+    let written = std::fs::File::create(&beside).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|error| odd("it cannot be written", error))?;
+    std::fs::rename(&beside, path).map_err(|error| {
+        let _ = std::fs::remove_file(&beside); // what could not be moved is of no use
+        odd("it cannot be put in its place", error)
+    })
+}
+
+/// All figures of the newest run.
+fn families(database: &Path) -> Result<Vec<Family>, String> {
     let reader = Reader::open(database).map_err(|e| e.to_string())?;
     let until = clock::now().mono.plus(QUERIES_MS_MAX);
     let now_ms = clock::now().wall.0;
@@ -108,7 +141,7 @@ fn exposition(database: &Path) -> Result<String, String> {
         }
         families.push(family);
     }
-    Ok(render(&families))
+    Ok(families)
 }
 
 fn text(cell: &Value) -> String {
@@ -126,14 +159,25 @@ struct Query {
 /// Who a process is, as elsewhere.
 macro_rules! process {
     () => {
-        "CASE WHEN p.role IN ('worker', 'target_child') THEN p.role || '-' || p.ordinal ELSE p.role END AS process"
+        "CASE WHEN p.role IN ('worker', 'target_child') THEN p.role || '-' || p.ordinal ELSE p.role END AS process, \
+         coalesce(p.name, '') AS command"
     };
 }
-/// The newest sample of every living process of the run.
+/// The living processes of the run; when it is over, the last life of each.
+macro_rules! lives {
+    () => {
+        " FROM r JOIN process AS p ON p.run_id = r.run_id AND (p.ended_unix_ms IS NULL OR r.ended_unix_ms IS NOT NULL) AND p.process_id = \
+         (SELECT max(process_id) FROM process AS q WHERE q.run_id = p.run_id AND q.role = p.role AND q.ordinal = p.ordinal)"
+    };
+}
+/// Their newest samples.
 macro_rules! newest {
     () => {
-        " FROM r JOIN process AS p ON p.run_id = r.run_id AND p.ended_unix_ms IS NULL JOIN process_sample AS s ON \
-         s.process_id = p.process_id AND s.unix_ms = (SELECT max(unix_ms) FROM process_sample AS l WHERE l.process_id = p.process_id)"
+        concat!(
+            lives!(),
+            " JOIN process_sample AS s ON s.process_id = p.process_id AND s.unix_ms = \
+             (SELECT max(unix_ms) FROM process_sample AS l WHERE l.process_id = p.process_id)"
+        )
     };
 }
 /// The newest finding of every series.
@@ -156,6 +200,33 @@ const QUERIES: &[Query] = &[
         kind: Kind::Info,
         help: "The newest run",
         sql: "SELECT run_id, host, model, variant, backend, state, coalesce(verdict, 'none') AS verdict, 1 AS value FROM r",
+    },
+    Query {
+        name: "soakd_verdict",
+        kind: Kind::Gauge,
+        help: "1 for the verdict of the run, 0 for the others; none while it goes on",
+        sql: "SELECT v.column1 AS verdict, v.column1 = coalesce(r.verdict, 'none') AS value FROM r, \
+              (VALUES ('within'), ('outside'), ('inconclusive'), ('none')) AS v",
+    },
+    Query {
+        name: "soakd_crashes",
+        kind: Kind::Counter,
+        help: "Times that what soaks died unasked, OOM kills included",
+        sql: "SELECT count(*) AS value FROM r JOIN event AS e ON e.run_id = r.run_id AND e.kind IN ('worker_crash', 'worker_oom')",
+    },
+    Query {
+        name: "soakd_hangs",
+        kind: Kind::Counter,
+        help: "Times that what soaks made no progress and was killed",
+        sql: "SELECT count(*) AS value FROM r JOIN event AS e ON e.run_id = r.run_id AND e.kind = 'worker_hang'",
+    },
+    Query {
+        name: "soakd_series",
+        kind: Kind::Info,
+        help: "What is said of each series now",
+        sql: "SELECT s.name AS series, CASE s.judged WHEN 1 THEN 'true' ELSE 'false' END AS judged, f.verdict, f.shape, 1 AS value \
+              FROM r JOIN series AS s ON s.run_id = r.run_id JOIN finding AS f ON f.finding_id = (SELECT l.finding_id FROM finding AS l \
+              WHERE l.series_id = s.series_id ORDER BY l.unix_ms DESC, l.finding_id DESC LIMIT 1)",
     },
     Query {
         name: "soakd_run_elapsed_seconds",
@@ -181,6 +252,18 @@ const QUERIES: &[Query] = &[
         kind: Kind::Gauge,
         help: "VRAM of a process, or of the tree of a target",
         sql: concat!("SELECT ", process!(), ", s.vram_bytes AS value", newest!()),
+    },
+    Query {
+        name: "soakd_cgroup_bytes",
+        kind: Kind::Gauge,
+        help: "memory.current of the control group that a target has to itself, page cache included",
+        sql: concat!("SELECT ", process!(), ", s.cgroup_bytes AS value", newest!()),
+    },
+    Query {
+        name: "soakd_rss_bytes",
+        kind: Kind::Gauge,
+        help: "VmRSS of a process, or of the tree of a target",
+        sql: concat!("SELECT ", process!(), ", s.rss_bytes AS value", newest!()),
     },
     Query {
         name: "soakd_cpu_seconds",
@@ -225,6 +308,26 @@ const QUERIES: &[Query] = &[
         help: "Requests finished in the run",
         sql: "SELECT coalesce(sum((SELECT requests FROM work_sample AS w WHERE w.process_id = p.process_id ORDER BY unix_ms DESC LIMIT 1)), 0) \
               AS value FROM r JOIN process AS p ON p.run_id = r.run_id AND p.role = 'worker'",
+    },
+    Query {
+        name: "soakd_request_failures",
+        kind: Kind::Counter,
+        help: "Requests to the target that failed, empty answers among them",
+        sql: "SELECT coalesce(sum((SELECT failures FROM work_sample AS w WHERE w.process_id = p.process_id ORDER BY unix_ms DESC LIMIT 1)), 0) \
+              AS value FROM r JOIN process AS p ON p.run_id = r.run_id AND p.role = 'worker'",
+    },
+    Query {
+        name: "soakd_latency_p95_seconds",
+        kind: Kind::Gauge,
+        help: "95th percentile of the newest minute: token to token, request to first token, request to last",
+        sql: concat!(
+            "SELECT ",
+            process!(),
+            ", l.kind, l.p95_us / 1e6 AS value",
+            lives!(),
+            " JOIN latency AS l ON l.process_id = p.process_id AND l.unix_ms = \
+             (SELECT max(unix_ms) FROM latency AS n WHERE n.process_id = p.process_id AND n.kind = l.kind)"
+        ),
     },
     Query {
         name: "soakd_events",

@@ -93,6 +93,9 @@ pub struct Args {
     /// Compare each answer with the first one to the same prompt
     #[arg(long)]
     golden: bool,
+    /// Ask what is in this file, a JSON object a line: {"prompt": "..."} or {"messages": [...]}, with "answer_tokens"
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
     /// Begin a new run even if there is an unfinished one
     #[arg(long)]
     fresh: bool,
@@ -128,6 +131,9 @@ pub fn execute(args: &Args) -> Done {
         return Err(CannotStart(why.clone()));
     }
     summary::print(&ended, &config, args.format);
+    if let Some(path) = &config.metrics.textfile {
+        super::metrics::leave_textfile(&config.run.database, path).map_err(CannotStart)?;
+    }
     Ok(outcome(&ended))
 }
 
@@ -152,6 +158,7 @@ fn configuration(args: &Args) -> Result<Config, CannotStart> {
         load: args.load.clone(),
         rate_per_s: args.rate,
         golden: args.golden.then_some(true),
+        prompts_file: args.prompts.clone(),
     };
     let config = config::load(args.config.as_deref()).map_err(CannotStart::because)?;
     config.with(overrides).map_err(CannotStart::because)

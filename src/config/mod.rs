@@ -22,7 +22,7 @@ pub use resolved::{
     Alerts, Backend, Burst, Canary, Churn, Config, Devices, Mail, Mailer, MailerRunsAs, Model, Probe, Run, Scenario,
     Source, Tls, Transport, Variant, Worker,
 };
-pub use target::Target;
+pub use target::{Metrics, Target};
 
 use std::path::Path;
 

@@ -47,6 +47,8 @@ pub struct Overrides {
     pub rate_per_s: Option<f64>,
     /// `--golden`.
     pub golden: Option<bool>,
+    /// `--prompts`: relative to the working directory.
+    pub prompts_file: Option<PathBuf>,
 }
 
 /// Puts `$given` into `$field` and remembers which key the flag stands for.
@@ -82,6 +84,7 @@ impl Config {
         over!(flags, given.load, self.target.load, "--load", "target.load");
         over!(flags, given.rate_per_s, self.target.rate_per_s, "--rate", "target.rate_per_s");
         over!(flags, given.golden, self.target.golden, "--golden", "target.golden");
+        over!(flags, given.prompts_file, self.target.prompts_file, "--prompts", "target.prompts_file");
         let mut problems = validate::problems(&self, |_| None);
         for problem in &mut problems {
             if let Some((_, flag)) = flags.iter().find(|(key, _)| *key == problem.key) {

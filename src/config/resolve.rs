@@ -17,7 +17,7 @@ pub fn resolve(name: &str, text: &str, base: &Path) -> Result<Config, ConfigErro
         source: Source::Embedded,
         run: run(&mut document),
         model: model(&mut document, base),
-        target: target(&mut document),
+        target: target(&mut document, base),
         churn: churn(&mut document),
         burst: burst(&mut document),
         worker: worker(&mut document),
@@ -27,6 +27,7 @@ pub fn resolve(name: &str, text: &str, base: &Path) -> Result<Config, ConfigErro
         mail: mail(&mut document, base),
         mailer: mailer(&mut document),
         gates: gates(&mut document),
+        metrics: metrics(&mut document),
     };
     document.finish();
     if document.problems.is_empty() {
@@ -85,7 +86,7 @@ fn model(document: &mut Document<'_>, base: &Path) -> Model {
     model
 }
 
-fn target(document: &mut Document<'_>) -> super::Target {
+fn target(document: &mut Document<'_>, base: &Path) -> super::Target {
     let (mut target, mut section) = (super::Target::default(), document.section("target"));
     section.texts("command", &mut target.command);
     section.integer_or("pid", "none", 1..=4_194_304, &mut target.pid);
@@ -95,8 +96,21 @@ fn target(document: &mut Document<'_>) -> super::Target {
     section.number_or_none("rate_per_s", &mut target.rate_per_s);
     section.flag("golden", &mut target.golden);
     section.duration("stall", &mut target.stall);
+    section.choice("lengths", &mut target.lengths);
+    section.path_or_none("prompts_file", base, &mut target.prompts_file);
+    section.path_or_none("ca_file", base, &mut target.ca_file);
+    section.path_or_none("api_key_file", base, &mut target.api_key_file);
+    section.duration("warm_up", &mut target.warm_up);
+    section.bytes("known_caches", &mut target.known_caches);
     section.finish();
     target
+}
+
+fn metrics(document: &mut Document<'_>) -> super::Metrics {
+    let (mut metrics, mut section) = (super::Metrics::default(), document.section("metrics"));
+    section.path_or_none("textfile", Path::new(""), &mut metrics.textfile);
+    section.finish();
+    metrics
 }
 
 fn churn(document: &mut Document<'_>) -> Churn {

@@ -59,6 +59,8 @@ pub struct Config {
     pub mailer: Mailer,
     /// `[gates]`.
     pub gates: super::Gates,
+    /// Figures for others.
+    pub metrics: super::Metrics,
 }
 
 impl Config {

@@ -193,8 +193,9 @@ fn target(config: &Config, found: &mut Found) {
         "command, pid and unit name different things to soak",
         "give one of them",
     );
-    let known =
-        ["openai:http://", "openai-chat:http://", "command:"].iter().any(|start| target.load.starts_with(start));
+    let known = ["openai:http://", "openai:https://", "openai-chat:http://", "openai-chat:https://", "command:"]
+        .iter()
+        .any(|start| target.load.starts_with(start));
     found.unless(
         target.load == "none" || known,
         "target.load",
@@ -214,6 +215,22 @@ fn target(config: &Config, found: &mut Found) {
         "write a number of requests per second from 0.001 to 1000, or \"none\"",
     );
     found.positive("target.stall", target.stall);
+    found.unless(
+        target.warm_up < config.run.duration,
+        "target.warm_up",
+        "it is as long as the run, so nothing would be judged",
+        "write a shorter one, such as \"10m\"",
+    );
+    let remote = target
+        .load
+        .split_once("http://")
+        .is_some_and(|(_, rest)| !["127.", "localhost", "[::1]"].iter().any(|here| rest.starts_with(here)));
+    found.unless(
+        target.api_key_file.is_none() || !remote,
+        "target.api_key_file",
+        "the key would cross the network in clear text",
+        "write the load with https://, or leave the key out",
+    );
 }
 
 fn mail(mail: &Mail, found: &mut Found) {

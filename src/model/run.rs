@@ -97,3 +97,16 @@ pub struct RunEnd {
     /// One sentence: why this verdict.
     pub reason: String,
 }
+
+/// How long prompts and answers are, against the longest that is allowed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lengths {
+    /// All as long as the longest.
+    Fixed,
+    /// From a quarter of it to all of it, each as likely.
+    #[default]
+    Uniform,
+    /// Many short ones and a few long ones: a median of a quarter of the longest.
+    Lognormal,
+}

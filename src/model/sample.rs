@@ -61,6 +61,9 @@ pub struct ProcessReading {
     pub open_fds: Option<i64>,
     /// User + system CPU time since the process started, milliseconds.
     pub cpu_ms: Option<i64>,
+    /// `memory.current` of the control group that it has to itself, if it has: the page cache of its files included.
+    #[serde(default)]
+    pub cgroup_bytes: Option<i64>,
 }
 
 /// One reading of one GPU.
@@ -118,6 +121,9 @@ pub struct WorkReading {
     pub loops: i64,
     /// Outputs that differed from the golden ones.
     pub golden_mismatches: i64,
+    /// Requests that failed, empty answers among them.
+    #[serde(default)]
+    pub failures: i64,
     /// Host bytes that the engine knows it holds (weights mapped are not counted; caches and buffers are).
     pub held_host_bytes: i64,
     /// Device bytes that the engine knows it holds; `None` on the CPU.

@@ -7,9 +7,46 @@ use std::path::{Path, PathBuf};
 /// Where the folder of this process's group is, or why there is none.
 #[must_use]
 pub fn own() -> Outcome<PathBuf> {
-    match std::fs::read_to_string("/proc/self/cgroup") {
+    of_proc("self")
+}
+
+/// The same for another process.
+#[must_use]
+pub fn of(pid: i32) -> Outcome<PathBuf> {
+    of_proc(&pid.to_string())
+}
+
+/// The group that process `pid` and its like have to themselves: a service's or a container's, and not ours. A group of a
+/// login session or of a user holds everything that somebody runs, and is no one's own.
+#[must_use]
+pub fn to_itself(pid: i32) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let ours = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    if ours.lines().any(|line| line.strip_prefix("0::/") == Some(path)) || !is_own(path) {
+        return None;
+    }
+    let folder = Path::new("/sys/fs/cgroup").join(path);
+    folder.join("cgroup.procs").exists().then_some(folder)
+}
+
+fn is_own(path: &str) -> bool {
+    let last = path.rsplit('/').next().unwrap_or(path);
+    let container = ["docker-", "libpod-", "cri-containerd-", "crio-"].iter().any(|start| last.starts_with(start));
+    let service = last.ends_with(".service") && !last.starts_with("user@");
+    service || (container && last.ends_with(".scope"))
+}
+
+/// `memory.current` of the group in `folder`.
+#[must_use]
+pub fn memory_bytes(folder: &Path) -> Option<i64> {
+    std::fs::read_to_string(folder.join("memory.current")).ok()?.trim().parse().ok()
+}
+
+fn of_proc(who: &str) -> Outcome<PathBuf> {
+    match std::fs::read_to_string(format!("/proc/{who}/cgroup")) {
         Ok(text) => folder(&text, Path::new("/sys/fs/cgroup")),
-        Err(error) => Outcome::Absent(format!("/proc/self/cgroup: {error}")),
+        Err(error) => Outcome::Absent(format!("/proc/{who}/cgroup: {error}")),
     }
 }
 
@@ -90,6 +127,21 @@ mod tests {
         let root = tempfile::tempdir().expect("folder");
         group(root.path(), "max\n");
         assert_eq!(folder("0::/docker/abc\n", root.path()), Outcome::Present(root.path().to_path_buf()));
+    }
+
+    #[test]
+    fn a_service_and_a_container_have_a_group_to_themselves_and_a_session_has_not() {
+        for (path, own) in [
+            ("system.slice/ollama.service", true),
+            ("user.slice/user-1000.slice/user@1000.service/app.slice/vllm.service", true),
+            ("system.slice/docker-0123abcd.scope", true),
+            ("user.slice/user-1000.slice/session-2.scope", false),
+            ("user.slice/user-1000.slice/user@1000.service", false),
+            ("", false),
+        ] {
+            assert_eq!(is_own(path), own, "{path}");
+        }
+        assert_eq!(to_itself(std::process::id().cast_signed()), None, "we are in our own group");
     }
 
     #[test]

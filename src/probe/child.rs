@@ -5,10 +5,12 @@
 
 use super::gpu::{self, GpuReadings};
 use super::protocol::{
-    FromProbe, GpuEvent, GpuFailure, Gpus, Outcome, ProcessAnswer, Readings, Setup, Tick, ToProbe, Tree, Watched,
+    FromProbe, GpuEvent, GpuFailure, Gpus, Outcome, ProcessAnswer, ProcessFigures, Readings, Setup, Tick, ToProbe,
+    Tree, Watched,
 };
 use super::{cgroup, host, process, tree};
 use crate::wire::{self, Decoder};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
@@ -72,29 +74,48 @@ impl Probe {
     fn read(&mut self, tick: &Tick) -> Readings {
         // The driver works while /proc is read.
         self.driver.ask();
-        let trees: Vec<Vec<i32>> =
-            tick.processes.iter().map(|watched| tree::pids(watched.pid, &watched.tree)).collect();
-        let read = |(watched, pids): (&Watched, &Vec<i32>)| ProcessAnswer {
-            pid: watched.pid,
-            reading: match watched.tree {
-                Tree::Itself => process::read(watched.pid, tick.read_pss),
-                _ => tree::read(pids, tick.read_pss),
-            },
-        };
-        let mut processes: Vec<ProcessAnswer> = tick.processes.iter().zip(&trees).map(read).collect();
+        let trees: Vec<tree::Members> =
+            tick.processes.iter().map(|watched| tree::members(watched.pid, &watched.tree)).collect();
+        let each: Vec<_> = trees.iter().map(|members| tree::read_each(&members.pids, tick.read_pss)).collect();
         let host = host::read(&self.setup.disk_path);
         let cgroup = cgroup::read(&self.cgroup);
         let GpuReadings { gpus, vram_bytes } = self.driver.answer(Duration::from_millis(self.setup.gpu_grace_ms));
-        for (answer, pids) in processes.iter_mut().zip(&trees) {
-            if let Outcome::Present(figures) = &mut answer.reading {
-                // A process that the driver does not list has no context, or another process id over there: not zero.
-                let known = pids.iter().filter_map(|pid| vram_bytes.get(pid).copied());
-                figures.reading.vram_bytes = known.reduce(|a, b| a + b);
-            }
-        }
+        let answer = |((watched, members), each): ((&Watched, &tree::Members), &Vec<_>)| {
+            whole(watched, members, each, &vram_bytes)
+        };
+        let processes = tick.processes.iter().zip(&trees).zip(&each).map(answer).collect();
         let (gpu_events, gpu_events_dropped) = self.driver.events();
         Readings { tick: tick.tick, processes, host, cgroup, gpus, gpu_events, gpu_events_dropped }
     }
+}
+
+/// The answer for one that was asked after: its figures, those of its roles, and VRAM where the driver knows it.
+fn whole(
+    watched: &Watched,
+    members: &tree::Members,
+    each: &[(i32, Outcome<ProcessFigures>)],
+    vram_bytes: &BTreeMap<i32, i64>,
+) -> ProcessAnswer {
+    // A process that the driver does not list has no context, or another process id over there: not zero.
+    let vram_of = |pids: &mut dyn Iterator<Item = i32>| {
+        pids.filter_map(|pid| vram_bytes.get(&pid).copied()).reduce(|a: i64, b| a + b)
+    };
+    let (mut reading, mut roles) = match watched.tree {
+        Tree::Itself => (each.first().map_or(Outcome::Absent("nobody".to_owned()), |(_, one)| one.clone()), vec![]),
+        _ => (tree::sum(each), tree::roles(members, each, process::now_ticks())),
+    };
+    if let Outcome::Present(figures) = &mut reading {
+        figures.reading.vram_bytes = vram_of(&mut members.pids.iter().copied());
+        figures.reading.cgroup_bytes = members.group.as_deref().and_then(cgroup::memory_bytes);
+    }
+    if !roles.is_empty() && !vram_bytes.is_empty() {
+        let role_of = tree::role_of(members, each);
+        for role in &mut roles {
+            let mut pids = role_of.iter().filter(|(_, name)| **name == role.name).map(|(pid, _)| *pid);
+            role.reading.vram_bytes = vram_of(&mut pids);
+        }
+    }
+    ProcessAnswer { pid: watched.pid, reading, roles }
 }
 
 /// Events that wait to be fetched, and how many found no room.
@@ -161,7 +182,7 @@ impl Driver {
                 Gpus::Failed(GpuFailure { what, code: 999, meaning, lost: false })
             }
         };
-        GpuReadings { gpus, vram_bytes: std::collections::BTreeMap::new() }
+        GpuReadings { gpus, vram_bytes: BTreeMap::new() }
     }
 
     fn events(&self) -> (Vec<GpuEvent>, u64) {

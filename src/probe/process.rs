@@ -46,8 +46,17 @@ fn try_read(pid: i32, read_pss: bool) -> Result<Option<ProcessFigures>, ProcErro
         threads: Some(status.threads as i64),
         open_fds: process.fd_count().ok().map(|count| count as i64),
         cpu_ms: Some(((stat.utime + stat.stime) * 1_000 / procfs::ticks_per_second().max(1)) as i64),
+        cgroup_bytes: None,
     };
-    Ok(Some(ProcessFigures { reading, start_ticks: stat.starttime }))
+    Ok(Some(ProcessFigures { reading, start_ticks: stat.starttime, parent: stat.ppid, stack: stat.startstack }))
+}
+
+/// Clock ticks since boot, as a process's start is told in; 0 where /proc does not say.
+#[must_use]
+pub fn now_ticks() -> u64 {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: Option<f64> = text.split(' ').next().and_then(|s| s.parse().ok());
+    (seconds.unwrap_or(0.0) * procfs::ticks_per_second() as f64) as u64
 }
 
 #[cfg(test)]

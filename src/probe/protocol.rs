@@ -122,6 +122,24 @@ pub struct ProcessAnswer {
     pub pid: i32,
     /// Its figures. Absent: there is no such process, or it is a zombie.
     pub reading: Outcome<ProcessFigures>,
+    /// For a tree: the same by what its processes do.
+    #[serde(default)]
+    pub roles: Vec<RoleAnswer>,
+}
+
+/// All processes of a tree that have one name at one depth, as one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoleAnswer {
+    /// The command's name and, below the root, how deep: `vllm`, `VLLM::Worker/2`.
+    pub name: String,
+    /// The oldest of them.
+    pub pid: i32,
+    /// How many there are.
+    pub processes: u32,
+    /// Another number when another process is among them, or one of them has begun another program.
+    pub roster: u64,
+    /// Their figures summed.
+    pub reading: ProcessReading,
 }
 
 /// The figures of a process and what tells it from a later one with the same id.
@@ -131,6 +149,12 @@ pub struct ProcessFigures {
     pub reading: ProcessReading,
     /// Clock ticks after boot at which it started: a reused process id has another.
     pub start_ticks: u64,
+    /// Its parent.
+    #[serde(default)]
+    pub parent: i32,
+    /// Where its stack begins, which changes when it begins another program; 0 where the kernel does not tell.
+    #[serde(default)]
+    pub stack: u64,
 }
 
 /// Memory of a control group (v2), and how often the kernel killed in it.

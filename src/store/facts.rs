@@ -133,7 +133,8 @@ impl Store {
 
     fn process_rows(&self, run_id: i64) -> Result<Vec<ProcessFacts>, StoreError> {
         let sql =
-            "SELECT p.*, CASE WHEN p.role IN ('worker', 'target_child') THEN p.role || '-' || p.ordinal ELSE p.role END
+            "SELECT p.*, CASE p.role WHEN 'worker' THEN p.role || '-' || p.ordinal
+               WHEN 'target_child' THEN p.role || '-' || p.ordinal || coalesce(' (' || p.name || ')', '') ELSE p.role END
              AS full_name, (SELECT cpu_ms FROM process_sample AS s WHERE s.process_id = p.process_id
              ORDER BY unix_ms DESC LIMIT 1) AS cpu_ms FROM process AS p WHERE p.run_id = ?1
              ORDER BY started_unix_ms, process_id";

@@ -98,6 +98,7 @@ fn tick(batch: &mut SampleBatch, sources: &Sources<'_>, at: UnixMillis, second: 
             threads: Some(if worker { 18 } else { 2 }),
             open_fds: Some(24),
             cpu_ms: Some(second * if worker { 1_900 } else { 4 }),
+            cgroup_bytes: None,
         };
         batch.processes.push((*process_id, at, reading));
         if worker {
@@ -124,6 +125,7 @@ fn work(second: i64, leaked: i64, noise: &mut Noise) -> WorkReading {
         prompt_tokens: second * 46,
         loops: second / 12,
         golden_mismatches: 0,
+        failures: 0,
         held_host_bytes: 880_000_000 + leaked,
         held_device_bytes: Some(6_300_000_000),
     }

@@ -43,14 +43,14 @@ impl Source {
                  SELECT process_id, unix_ms / 60000 * 60000, count(*), CAST(avg(rss_bytes) AS INTEGER), max(rss_bytes),
                    CAST(avg(rss_anon_bytes + swap_bytes) AS INTEGER), max(rss_anon_bytes + swap_bytes),
                    CAST(avg(pss_bytes) AS INTEGER), CAST(avg(vram_bytes) AS INTEGER), max(vram_bytes), max(threads),
-                   max(open_fds), min(cpu_ms), max(cpu_ms)
+                   max(open_fds), min(cpu_ms), max(cpu_ms), CAST(avg(cgroup_bytes) AS INTEGER)
                  FROM process_sample WHERE process_id = ?1 AND unix_ms >= ?2 AND unix_ms < ?3 GROUP BY 2"
             }
             Source::Work => {
                 "INSERT OR REPLACE INTO work_minute
                  SELECT process_id, unix_ms / 60000 * 60000, count(*), min(unix_ms), max(unix_ms), min(tokens), max(tokens),
                    min(requests), max(requests), max(prompt_tokens), max(loops), max(golden_mismatches),
-                   CAST(avg(held_host_bytes) AS INTEGER), CAST(avg(held_device_bytes) AS INTEGER)
+                   CAST(avg(held_host_bytes) AS INTEGER), CAST(avg(held_device_bytes) AS INTEGER), max(failures)
                  FROM work_sample WHERE process_id = ?1 AND unix_ms >= ?2 AND unix_ms < ?3 GROUP BY 2"
             }
             Source::Device => {
@@ -210,15 +210,24 @@ fn insert_nudged(to: &Writing, sql: &str, whose: i64, at: UnixMillis, rest: &[Op
 fn insert_process(to: &Writing, id: i64, at: UnixMillis, r: &ProcessReading) -> Result<(), StoreError> {
     let sql =
         "INSERT INTO process_sample (process_id, unix_ms, rss_bytes, rss_anon_bytes, swap_bytes, pss_bytes, vram_bytes,
-       threads, open_fds, cpu_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING";
-    let rest =
-        [r.rss_bytes, r.rss_anon_bytes, r.swap_bytes, r.pss_bytes, r.vram_bytes, r.threads, r.open_fds, r.cpu_ms];
+       threads, open_fds, cpu_ms, cgroup_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING";
+    let rest = [
+        r.rss_bytes,
+        r.rss_anon_bytes,
+        r.swap_bytes,
+        r.pss_bytes,
+        r.vram_bytes,
+        r.threads,
+        r.open_fds,
+        r.cpu_ms,
+        r.cgroup_bytes,
+    ];
     insert_nudged(to, sql, id, at, &rest)
 }
 
 fn insert_work(to: &Writing, id: i64, at: UnixMillis, r: &WorkReading) -> Result<(), StoreError> {
     let sql = "INSERT INTO work_sample (process_id, unix_ms, tokens, requests, prompt_tokens, loops, golden_mismatches,
-       held_host_bytes, held_device_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
+       held_host_bytes, held_device_bytes, failures) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING";
     let rest = [
         Some(r.tokens),
         Some(r.requests),
@@ -227,6 +236,7 @@ fn insert_work(to: &Writing, id: i64, at: UnixMillis, r: &WorkReading) -> Result
         Some(r.golden_mismatches),
         Some(r.held_host_bytes),
         r.held_device_bytes,
+        Some(r.failures),
     ];
     insert_nudged(to, sql, id, at, &rest)
 }

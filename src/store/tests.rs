@@ -55,6 +55,7 @@ fn batch(run_id: i64, process_id: i64, at: i64, n: i64) -> SampleBatch {
         rss_anon_bytes: Some(90_000_000),
         swap_bytes: Some(1_000_000),
         cpu_ms: Some(n * 500),
+        cgroup_bytes: None,
         ..ProcessReading::default()
     };
     let work = WorkReading { tokens: n * 30, requests: n, ..WorkReading::default() };

@@ -19,6 +19,8 @@ pub struct Child {
     pub state: ChildState,
     /// The present incarnation, if there is a process or one is being made.
     pub life: Option<Life>,
+    /// When the present incarnation was begun.
+    pub began: MonoMillis,
     /// Its process id, once it exists.
     pub pid: Option<i32>,
     /// Incarnations so far in this run, restarts of soakd included.
@@ -37,6 +39,8 @@ pub struct Child {
     pub oom_kills: Option<i64>,
     /// Why it says that it cannot go on.
     pub complaint: Option<String>,
+    /// Whether it says that the kernel killed what it kept for memory.
+    pub oom_told: bool,
 }
 
 impl Child {
@@ -48,6 +52,7 @@ impl Child {
             policy,
             state: ChildState::new(now),
             life: None,
+            began: now,
             pid: None,
             incarnations: 0,
             recorded: false,
@@ -57,12 +62,14 @@ impl Child {
             work: WorkReading::default(),
             oom_kills: None,
             complaint: None,
+            oom_told: false,
         }
     }
 
     /// Forgets the last incarnation and begins the next.
-    pub fn begin(&mut self, life: Life) {
+    pub fn begin(&mut self, life: Life, now: MonoMillis) {
         self.life = Some(life);
+        self.began = now;
         self.pid = None;
         self.incarnations += 1;
         self.recorded = false;
@@ -72,9 +79,11 @@ impl Child {
         self.work = WorkReading::default();
         self.oom_kills = None;
         self.complaint = None;
+        self.oom_told = false;
     }
 
-    /// True if the kernel killed it for memory: SIGKILL that was not ours, and a count of OOM kills that rose.
+    /// True if the kernel killed it for memory: SIGKILL that was not ours, and a count of OOM kills that rose; or the word of
+    /// who could count them.
     #[must_use]
     pub fn was_oom(&self, words: &LastWords, reason: EndReason) -> bool {
         let unasked = matches!(reason, EndReason::Crash | EndReason::Refused);
@@ -82,7 +91,7 @@ impl Child {
             (Some(before), Some(after)) => after > before,
             _ => false,
         };
-        unasked && words.exit_signal == Some(nix::libc::SIGKILL) && rose
+        unasked && (self.oom_told || (words.exit_signal == Some(nix::libc::SIGKILL) && rose))
     }
 
     /// The end of the present incarnation, for its row.

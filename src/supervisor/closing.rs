@@ -94,7 +94,12 @@ impl Core {
             judgement = Judgement { verdict: Verdict::Inconclusive, reason };
         }
         if let Some(why) = &self.refused {
-            let reason = format!("the model could not be loaded: {why}");
+            let what = if self.config.target.is_set() {
+                "the target could not be soaked"
+            } else {
+                "the model could not be loaded"
+            };
+            let reason = format!("{what}: {why}");
             judgement = Judgement { verdict: Verdict::Inconclusive, reason };
         }
         self.ledger.flush_samples(now);
@@ -155,6 +160,7 @@ impl Core {
         let worker = self.children.iter().find(|child| child.id.role == Role::Worker);
         let reading = worker.map(|child| child.reading).unwrap_or_default();
         let doing = match self.phase {
+            Phase::Soaking if !self.worker_ready && self.config.target.is_set() => "waiting for the target",
             Phase::Soaking if !self.worker_ready => "loading the model",
             Phase::Soaking => "soaking",
             Phase::Ending { .. } => "ending",

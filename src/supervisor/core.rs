@@ -9,6 +9,7 @@ use super::children::{self, Child};
 use super::event::{ChildId, Effect, EndOf, Event, LastWords, Life};
 use super::intake::ProbeTalk;
 use super::ledger::{Entry, Ledger};
+use super::roles::{self, Roles};
 use super::tally::{Counts, Work};
 use super::watch::{Judgement, Look, Watch, judge};
 use crate::analysis::Params;
@@ -44,6 +45,8 @@ pub struct Beginning {
     pub counts: Counts,
     /// Series with the points of before.
     pub watch: Watch,
+    /// Roles of the target that were named before.
+    pub roles: Roles,
     /// Our own process id.
     pub pid: i32,
     /// Time.
@@ -79,6 +82,7 @@ pub struct Core {
     pub(super) ledger: Ledger,
     pub(super) children: Vec<Child>,
     pub(super) watch: Watch,
+    pub(super) roles: Roles,
     pub(super) looks: Vec<Look>,
     pub(super) keeper: Timekeeper,
     pub(super) phase: Phase,
@@ -132,6 +136,7 @@ impl Core {
             params: params(&config),
             children,
             watch: beginning.watch,
+            roles: beginning.roles,
             looks: Vec::new(),
             keeper: Timekeeper::new(now, beginning.suspended_ms, beginning.served_ms),
             phase: Phase::Soaking,
@@ -348,9 +353,9 @@ impl Core {
         let child = &mut self.children[index];
         match effect {
             ChildEffect::Spawn => {
-                self.lives += 1;
-                let life = Life(self.lives);
-                child.begin(life);
+                let life = self.next_life();
+                let child = &mut self.children[index];
+                child.begin(life, now.mono);
                 out.push(Effect::Spawn { child: child.id, life });
             }
             ChildEffect::AskToStop => {
@@ -362,7 +367,16 @@ impl Core {
                 });
             }
             ChildEffect::Kill(_) => out.extend(child.life.map(|life| Effect::Kill { life })),
-            ChildEffect::Ended { reason, restart_in_ms } => self.ended(index, reason, restart_in_ms, words, now),
+            ChildEffect::Ended { reason, restart_in_ms } => {
+                // Who was watched by process id and is gone comes back under another one, if at all.
+                let child = &self.children[index];
+                let gone =
+                    self.config.target.pid.is_some() && child.id.role == Role::Worker && child.complaint.is_some();
+                self.ended(index, reason, restart_in_ms, words, now);
+                if gone && self.phase == Phase::Soaking {
+                    self.step_run(RunEvent::WorkerGivenUp, now, out);
+                }
+            }
             ChildEffect::GiveUp { failures } => {
                 let summary = format!(
                     "{} is given up: it ended {failures} times in a row within {} s of its start",
@@ -379,6 +393,7 @@ impl Core {
         let ending = self.is_ending();
         let child = &mut self.children[index];
         let Some(life) = child.life.take() else { return };
+        let is_target = child.id.role == Role::Worker && self.config.target.is_set();
         let reason = if child.was_oom(words, reason) { EndReason::Oom } else { reason };
         // An end while the run ends is what was asked for, unless it is the work that fails.
         let reason = if ending && child.id.role != Role::Worker { EndReason::Clean } else { reason };
@@ -404,6 +419,15 @@ impl Core {
             tracing::warn!("{summary}");
             self.ledger.note_of(recorded.then_some(life), now.wall, kind, severity, summary, detail);
         }
+        if is_target {
+            self.end_roles(now);
+        }
+    }
+
+    /// A number for the next process.
+    pub(super) fn next_life(&mut self) -> Life {
+        self.lives += 1;
+        Life(self.lives)
     }
 
     pub(super) fn step_run(&mut self, event: RunEvent, now: Now, out: &mut Vec<Effect>) {
@@ -457,9 +481,10 @@ impl Core {
             return; // that is what it is for
         }
         let finding = &look.finding;
+        let each = finding.slope_bytes_per_request.map_or_else(String::new, |b| format!(", {b:.0} bytes a request"));
         let summary = format!(
-            "{} drifts by {} over the horizon (95 % interval {} to {}), {} shape",
-            look.key,
+            "{} drifts by {} over the horizon (95 % interval {} to {}), {} shape{each}",
+            look.title(),
             super::watch::signed_megabytes(finding.drift_bytes),
             super::watch::signed_megabytes(finding.drift_ci95_bytes[0]),
             super::watch::signed_megabytes(finding.drift_ci95_bytes[1]),
@@ -544,11 +569,13 @@ pub(super) fn millis(duration: std::time::Duration) -> i64 {
 #[must_use]
 pub fn params(config: &Config) -> Params {
     // Judged series: worker (RssAnon + VmSwap, its own count, and VRAM), and RssAnon + VmSwap of supervisor, probe and
-    // mailer, and one device: seven for a run with one GPU. The chance of a false alarm is shared among all of them.
+    // mailer, and one device: seven for a run with one GPU. The chance of a false alarm is shared among all of them, and
+    // with the roles of a target, if there is one.
+    let roles = if config.target.is_set() { roles::ROLES_MAX as u32 } else { 0 };
     Params {
         tolerance_bytes: config.run.tolerance_bytes as f64,
         horizon_s: config.run.horizon.as_secs_f64(),
-        series_count: 8,
+        series_count: 8 + roles,
     }
 }
 

@@ -16,10 +16,11 @@ use std::path::Path;
 const WINDOW_MS: i64 = 3_600_000;
 const WINDOW_ROWS_MAX: usize = 40_000;
 
-/// Reads the past of `run_id` from the database at `path` into `watch`, and gives what was counted.
-pub fn replay(path: &Path, run_id: i64, watch: &mut Watch) -> Result<Counts, QueryError> {
+/// Reads the past of `run_id` from the database at `path` into `watch`, and gives what was counted. The first `warm_up_ms` of
+/// what soaks are left out, as they were then.
+pub fn replay(path: &Path, run_id: i64, warm_up_ms: i64, watch: &mut Watch) -> Result<Counts, QueryError> {
     let reader = Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))?;
-    let past = Past { reader, run_id };
+    let past = Past { reader, run_id, warm_up_ms };
     past.processes(watch)?;
     past.devices(watch)?;
     past.counts()
@@ -29,7 +30,7 @@ pub fn replay(path: &Path, run_id: i64, watch: &mut Watch) -> Result<Counts, Que
 pub fn stepped_ms(path: &Path, run_id: i64) -> Result<i64, QueryError> {
     let reader = Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))?;
     let sql = "SELECT detail FROM event WHERE run_id = :id AND kind = 'clock_step'";
-    let rows = Past { reader, run_id }.rows(sql, run_id, 0)?;
+    let rows = Past { reader, run_id, warm_up_ms: 0 }.rows(sql, run_id, 0)?;
     let by_ms = |row: &Vec<Value>| {
         let detail: Value = serde_json::from_str(text(row, 0)?).ok()?;
         detail.get("by_ms")?.as_i64()
@@ -37,9 +38,20 @@ pub fn stepped_ms(path: &Path, run_id: i64) -> Result<i64, QueryError> {
     Ok(rows.iter().filter_map(by_ms).sum())
 }
 
+/// The roles of a target that were named before: ordinal, name, lives.
+pub fn roles(path: &Path, run_id: i64) -> Result<Vec<(u32, String, u32)>, QueryError> {
+    let reader = Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))?;
+    let sql = "SELECT ordinal, name, max(incarnation) FROM process WHERE run_id = :id AND role = 'target_child' \
+               GROUP BY ordinal ORDER BY ordinal";
+    let rows = Past { reader, run_id, warm_up_ms: 0 }.rows(sql, run_id, 0)?;
+    let role = |row: &Vec<Value>| Some((integer(row, 0)? as u32, text(row, 1)?.to_owned(), integer(row, 2)? as u32));
+    Ok(rows.iter().filter_map(role).collect())
+}
+
 struct Past {
     reader: Reader,
     run_id: i64,
+    warm_up_ms: i64,
 }
 
 impl Past {
@@ -63,7 +75,7 @@ impl Past {
     fn processes(&self, watch: &mut Watch) -> Result<(), QueryError> {
         let sql = "SELECT p.process_id, p.role, p.ordinal, p.incarnation,
                      (SELECT min(unix_ms) FROM process_sample AS s WHERE s.process_id = p.process_id),
-                     (SELECT max(unix_ms) FROM process_sample AS s WHERE s.process_id = p.process_id)
+                     (SELECT max(unix_ms) FROM process_sample AS s WHERE s.process_id = p.process_id), p.started_unix_ms
                    FROM process AS p WHERE run_id = :id ORDER BY p.process_id";
         for row in self.rows(sql, self.run_id, 0)? {
             let role = text(&row, 1).and_then(|role| serde_json::from_value::<Role>(role.into()).ok());
@@ -72,7 +84,10 @@ impl Past {
             else {
                 continue;
             };
-            let (Some(first), Some(last)) = (integer(&row, 4), integer(&row, 5)) else { continue };
+            let (Some(mut first), Some(last)) = (integer(&row, 4), integer(&row, 5)) else { continue };
+            if matches!(role, Role::Worker | Role::TargetChild) {
+                first = first.max(integer(&row, 6).unwrap_or(first) + self.warm_up_ms);
+            }
             let whose = Whose { role, ordinal: ordinal as u32, segment: incarnation as u32, requests: None };
             self.process(id, whose, first, last, watch)?;
         }
@@ -83,8 +98,15 @@ impl Past {
     fn process(&self, id: i64, mut whose: Whose, first: i64, last: i64, watch: &mut Watch) -> Result<(), QueryError> {
         let samples = "SELECT unix_ms, rss_bytes, rss_anon_bytes, swap_bytes, pss_bytes, vram_bytes FROM process_sample
                        WHERE process_id = :id AND unix_ms >= :from AND unix_ms < :to ORDER BY unix_ms";
-        let work = "SELECT unix_ms, requests, held_host_bytes, held_device_bytes FROM work_sample
-                    WHERE process_id = :id AND unix_ms >= :from AND unix_ms < :to ORDER BY unix_ms";
+        // A role of a target counts nothing itself: the requests are those that its keeper made meanwhile.
+        let work = if whose.role == Role::TargetChild {
+            "SELECT w.unix_ms, w.requests, 0, NULL FROM process AS own JOIN process AS p ON p.run_id = own.run_id
+               AND p.role = 'worker' JOIN work_sample AS w ON w.process_id = p.process_id
+             WHERE own.process_id = :id AND w.unix_ms >= :from AND w.unix_ms < :to ORDER BY w.unix_ms"
+        } else {
+            "SELECT unix_ms, requests, held_host_bytes, held_device_bytes FROM work_sample
+             WHERE process_id = :id AND unix_ms >= :from AND unix_ms < :to ORDER BY unix_ms"
+        };
         let mut from = first;
         while from <= last {
             let mut counters = self.rows(work, id, from)?.into_iter().peekable();

@@ -171,10 +171,19 @@ impl Core {
             if let Outcome::Present(figures) = &answer.reading {
                 self.take_process(answer.pid, figures.reading, now);
             }
+            let keeper = self.children.iter().find(|c| c.id.role == Role::Worker && live_pid(c) == Some(answer.pid));
+            if let Some(requests) = keeper.map(|child| child.work.requests as f64)
+                && self.config.target.is_set()
+            {
+                self.take_roles(&answer.roles, Some(requests), now);
+            }
         }
         self.ledger.sample_host(now.wall, readings.host);
         if let Outcome::Present(cgroup) = &readings.cgroup {
-            self.probe.oom_kills = cgroup.oom_kills.or(cgroup.host_oom_kills);
+            let before = std::mem::replace(&mut self.probe.oom_kills, cgroup.oom_kills.or(cgroup.host_oom_kills));
+            if before.zip(self.probe.oom_kills).is_some_and(|(before, after)| after > before) {
+                self.roles.oom(now.mono);
+            }
         }
         self.take_gpus(&readings.gpus, now);
         for event in &readings.gpu_events {
@@ -218,10 +227,11 @@ impl Core {
     }
 
     fn take_process(&mut self, pid: i32, reading: ProcessReading, now: Now) {
-        let (role, ordinal, life, segment, requests) = if pid == self.probe.pid {
+        let warm_up_ms = if self.config.target.is_set() { millis(self.config.target.warm_up) } else { 0 };
+        let (role, ordinal, life, segment, requests, warming) = if pid == self.probe.pid {
             self.probe.ours = reading;
             let incarnation = self.ledger.process(OURSELVES).map_or(1, |row| row.incarnation);
-            (Role::Supervisor, 0, OURSELVES, incarnation as u32, None)
+            (Role::Supervisor, 0, OURSELVES, incarnation as u32, None, false)
         } else {
             let Some(child) = self.children.iter_mut().find(|child| live_pid(child) == Some(pid)) else { return };
             let Some(life) = child.life else { return };
@@ -229,9 +239,12 @@ impl Core {
             let requests = (child.id.role == Role::Worker).then_some(child.work.requests as f64);
             let row = self.ledger.process(life);
             let segment = row.map_or(child.incarnations, |row| row.incarnation as u32);
-            (child.id.role, child.id.ordinal, life, segment, requests)
+            let warming = child.id.role == Role::Worker && now.mono.since(child.began) < warm_up_ms;
+            (child.id.role, child.id.ordinal, life, segment, requests, warming)
         };
-        self.watch.process(Whose { role, ordinal, segment, requests }, now.wall, &reading);
+        if !warming {
+            self.watch.process(Whose { role, ordinal, segment, requests }, now.wall, &reading);
+        }
         self.ledger.sample_process(life, now.wall, reading);
     }
 
@@ -389,7 +402,11 @@ impl Core {
                 self.note_worker(life, now, EventKind::ModelReloaded, EventSeverity::Info, summary, detail);
             }
             FromWorker::CannotLoad { reason } => self.take_refusal(id, life, reason, now, out),
-            FromWorker::EngineFailed { reason } => child.complaint = Some(reason),
+            FromWorker::Waiting { reason } => {
+                let (kind, summary) = (EventKind::Note, format!("the target takes no requests yet: {reason}"));
+                self.note_worker(life, now, kind, EventSeverity::Info, summary, serde_json::json!({}));
+            }
+            FromWorker::EngineFailed { reason, oom } => (child.complaint, child.oom_told) = (Some(reason), oom),
             FromWorker::Stopped => {}
         }
     }
@@ -489,12 +506,16 @@ impl Core {
             scenario,
             beat_ms: self.config.worker.heartbeat.as_millis() as u64,
             golden: self.golden.clone(),
-            target: self.config.target.is_set().then(|| target_plan(&self.config.target)),
+            target: self
+                .config
+                .target
+                .is_set()
+                .then(|| target_plan(&self.config.target, self.config.worker.start_timeout)),
         }
     }
 }
 
-fn target_plan(target: &Target) -> TargetPlan {
+fn target_plan(target: &Target, start_timeout: std::time::Duration) -> TargetPlan {
     TargetPlan {
         command: target.command.clone(),
         pid: target.pid.map(|pid| pid as i32),
@@ -504,6 +525,11 @@ fn target_plan(target: &Target) -> TargetPlan {
         rate_per_s: target.rate_per_s,
         golden: target.golden,
         stall_ms: millis(target.stall).unsigned_abs(),
+        lengths: target.lengths,
+        prompts_file: target.prompts_file.clone(),
+        ca_file: target.ca_file.clone(),
+        api_key_file: target.api_key_file.clone(),
+        start_timeout_ms: millis(start_timeout).unsigned_abs(),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod intake;
 pub mod ledger;
 pub mod notify;
 pub mod reactor;
+pub mod roles;
 pub mod start;
 pub mod tally;
 pub mod watch;

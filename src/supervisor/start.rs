@@ -4,6 +4,7 @@ use super::alarms::Alarms;
 use super::core::{Beginning, Core, millis, params};
 use super::history;
 use super::ledger::Ledger;
+use super::roles::Roles;
 use super::tally::Counts;
 use super::watch::Watch;
 use crate::config::{self, Config};
@@ -64,7 +65,7 @@ pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, Star
     if fresh && let Some(run) = &unfinished {
         give_up(&mut store, run, now)?;
     }
-    let mut watch = Watch::new(params(&config), pace);
+    let mut watch = Watch::new(params(&config), pace).with_known_caches(config.target.known_caches);
     #[allow(clippy::single_match_else)] // two ways to begin, of equal weight
     let beginning = match unfinished.filter(|_| !fresh) {
         Some(mut run) => {
@@ -76,10 +77,14 @@ pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, Star
             let stepped_ms = history::stepped_ms(&database, run.run_id)
                 .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })?;
             config = go_on_as_before(config, &run)?;
-            watch = Watch::new(params(&config), pace);
+            watch = Watch::new(params(&config), pace).with_known_caches(config.target.known_caches);
             let golden = golden(&store, run.run_id)?;
             store.resume(&run, now.wall, "supervisor_down")?;
-            let counts = past(&database, &run, &mut watch)?;
+            let counts = past(&database, &run, millis(config.target.warm_up), &mut watch)?;
+            let roles = history::roles(&database, run.run_id)
+                .map(Roles::known_before)
+                .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })?;
+            roles.names().for_each(|(ordinal, name)| watch.name_role(ordinal, name));
             tracing::info!("run {} goes on; it was last watched {} ms ago", run.run_id, now.wall.0 - run.last_seen.0);
             let alarms = Alarms::open(&store, &config, run.run_id, &run.plan)?;
             Beginning {
@@ -90,6 +95,7 @@ pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, Star
                 counts,
                 ledger: Ledger::new(store, run.run_id),
                 watch,
+                roles,
                 pid: std::process::id().cast_signed(),
                 now,
                 suspended_ms,
@@ -110,6 +116,7 @@ pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, Star
                 counts: Counts::default(),
                 ledger: Ledger::new(store, run_id),
                 watch,
+                roles: Roles::default(),
                 pid: std::process::id().cast_signed(),
                 now,
                 suspended_ms,
@@ -179,8 +186,8 @@ fn golden(store: &Store, run_id: i64) -> Result<Vec<GoldenOutput>, StartError> {
     Ok(outputs)
 }
 
-fn past(database: &Path, run: &UnfinishedRun, watch: &mut Watch) -> Result<Counts, StartError> {
-    history::replay(database, run.run_id, watch)
+fn past(database: &Path, run: &UnfinishedRun, warm_up_ms: i64, watch: &mut Watch) -> Result<Counts, StartError> {
+    history::replay(database, run.run_id, warm_up_ms, watch)
         .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })
 }
 

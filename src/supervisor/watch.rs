@@ -5,7 +5,7 @@
 //! takes and gives as it likes; it is followed and shown, and judges nothing. The canary is followed and judges nothing.
 
 use crate::analysis::{Detector, Params};
-use crate::model::finding::{Finding, Verdict};
+use crate::model::finding::{Finding, Shape, Verdict};
 use crate::model::sample::{DeviceReading, ProcessReading, Role, WorkReading};
 use crate::model::series::{Point, SeriesKey, SeriesKind};
 use crate::model::time::UnixMillis;
@@ -21,7 +21,38 @@ struct Tracked {
     detector: Detector,
     judged: bool,
     bytes: f64,
+    /// The least of the present segment: what caches that fill rise from.
+    floor: f64,
+    segment: Option<u32>,
+    per_request: PerRequest,
     finding: Option<Finding>,
+}
+
+/// The straight line of memory over requests in the present segment. Whether there is a leak is the detector's to say; how much
+/// a request takes, once there is one, is the slope: what the memory breathes does not bend a line that long.
+#[derive(Debug, Clone, Copy, Default)]
+struct PerRequest {
+    n: f64,
+    requests_mean: f64,
+    bytes_mean: f64,
+    requests_squares: f64,
+    products: f64,
+}
+
+impl PerRequest {
+    /// By Welford's way, which loses no digits however large the numbers grow.
+    fn push(&mut self, requests: f64, bytes: f64) {
+        self.n += 1.0;
+        let ahead = requests - self.requests_mean;
+        self.requests_mean += ahead / self.n;
+        self.bytes_mean += (bytes - self.bytes_mean) / self.n;
+        self.requests_squares += ahead * (requests - self.requests_mean);
+        self.products += ahead * (bytes - self.bytes_mean);
+    }
+
+    fn slope(&self) -> Option<f64> {
+        (self.requests_squares > 0.0).then(|| self.products / self.requests_squares)
+    }
 }
 
 /// What one look said of one series.
@@ -37,6 +68,8 @@ pub struct Look {
     pub rang: bool,
     /// The last value seen, bytes.
     pub bytes: f64,
+    /// The command, for a role of a target.
+    pub name: Option<String>,
 }
 
 /// All series of a run.
@@ -45,6 +78,10 @@ pub struct Watch {
     params: Params,
     pace: Pace,
     series: BTreeMap<SeriesKey, Tracked>,
+    /// Names of the target's roles, by ordinal.
+    roles: BTreeMap<u32, String>,
+    /// What the target's caches may take by design, bytes.
+    known_caches: f64,
 }
 
 /// How much faster than the clock the detectors' time goes. 1 but for a drill, whose two days are over in minutes; findings
@@ -92,7 +129,18 @@ impl Watch {
     #[must_use]
     pub fn new(params: Params, pace: Option<u32>) -> Watch {
         let pace = Pace { factor: f64::from(pace.unwrap_or(1).max(1)), origin_unix_s: None };
-        Watch { params, pace, series: BTreeMap::new() }
+        Watch { params, pace, series: BTreeMap::new(), roles: BTreeMap::new(), known_caches: 0.0 }
+    }
+
+    /// The same for a target whose caches may take so much.
+    #[must_use]
+    pub fn with_known_caches(self, bytes: u64) -> Watch {
+        Watch { known_caches: bytes as f64, ..self }
+    }
+
+    /// Says what a role of the target is called.
+    pub fn name_role(&mut self, ordinal: u32, name: &str) {
+        self.roles.insert(ordinal, name.to_owned());
     }
 
     /// Takes a reading of a process.
@@ -101,7 +149,7 @@ impl Watch {
         self.push(SeriesKind::AnonSwap, whose, at, anon_swap);
         // A detector holds some 2 MB and the supervisor must stay below 50: of what judges nothing, only the RSS that
         // people ask for first is followed. The samples of all of it are stored all the same.
-        if !matches!(whose.role, Role::Probe | Role::Mailer | Role::Canary) {
+        if !matches!(whose.role, Role::Probe | Role::Mailer | Role::Canary | Role::TargetChild) {
             self.push(SeriesKind::Rss, whose, at, reading.rss_bytes);
         }
         self.push(SeriesKind::ProcessVram, whose, at, reading.vram_bytes);
@@ -125,7 +173,8 @@ impl Watch {
 
     fn push(&mut self, kind: SeriesKind, whose: Whose, at: UnixMillis, bytes: Option<i64>) {
         let Some(bytes) = bytes else { return };
-        let shown_only = matches!(kind, SeriesKind::Rss | SeriesKind::Pss) || whose.role == Role::Canary;
+        let shown_only =
+            matches!(kind, SeriesKind::Rss | SeriesKind::Pss) || matches!(whose.role, Role::Canary | Role::TargetChild);
         let key = SeriesKey { kind, role: Some(whose.role), ordinal: whose.ordinal };
         let point =
             Point { unix_s: at.seconds(), bytes: bytes as f64, segment: whose.segment, requests: whose.requests };
@@ -139,9 +188,19 @@ impl Watch {
             detector: Detector::new(params),
             judged,
             bytes: 0.0,
+            floor: f64::INFINITY,
+            segment: None,
+            per_request: PerRequest::default(),
             finding: None,
         });
         tracked.bytes = point.bytes;
+        if tracked.segment.replace(point.segment) != Some(point.segment) {
+            (tracked.floor, tracked.per_request) = (f64::INFINITY, PerRequest::default());
+        }
+        if let Some(requests) = point.requests {
+            tracked.per_request.push(requests, point.bytes);
+        }
+        tracked.floor = tracked.floor.min(point.bytes);
         tracked.detector.push(point);
     }
 
@@ -150,6 +209,8 @@ impl Watch {
         let mut looks = Vec::with_capacity(self.series.len());
         for (key, tracked) in &mut self.series {
             let mut finding = self.pace.ours(tracked.detector.look());
+            excuse(key, &mut finding, tracked.bytes - tracked.floor, self.known_caches);
+            name_per_request(&mut finding, &tracked.per_request);
             let ([lo, hi], wide) = (finding.drift_ci95_bytes, KNOWN_TOLERANCES_MAX * self.params.tolerance_bytes);
             if lo < -wide && hi > wide {
                 finding.drift_ci95_bytes = [f64::NEG_INFINITY, f64::INFINITY];
@@ -157,7 +218,8 @@ impl Watch {
             }
             let rang = finding.alarmed && !tracked.finding.as_ref().is_some_and(|before| before.alarmed);
             tracked.finding = Some(finding.clone());
-            looks.push(Look { key: *key, judged: tracked.judged, finding, rang, bytes: tracked.bytes });
+            let judged = counts(key, tracked.judged, &finding);
+            looks.push(Look { key: *key, judged, finding, rang, bytes: tracked.bytes, name: name(&self.roles, key) });
         }
         looks
     }
@@ -167,7 +229,8 @@ impl Watch {
     pub fn last(&self) -> Vec<Look> {
         let look = |(key, tracked): (&SeriesKey, &Tracked)| {
             let finding = tracked.finding.clone()?;
-            Some(Look { key: *key, judged: tracked.judged, finding, rang: false, bytes: tracked.bytes })
+            let (judged, name) = (counts(key, tracked.judged, &finding), name(&self.roles, key));
+            Some(Look { key: *key, judged, finding, rang: false, bytes: tracked.bytes, name })
         };
         self.series.iter().filter_map(look).collect()
     }
@@ -177,6 +240,37 @@ impl Watch {
     pub fn bytes(&self, key: &SeriesKey) -> Option<f64> {
         self.series.get(key).map(|tracked| tracked.bytes)
     }
+}
+
+/// Growth of a target that its known caches explain is no finding yet: neither a leak, nor shown to be none. `risen`: bytes
+/// above the least of this segment.
+fn excuse(key: &SeriesKey, finding: &mut Finding, risen: f64, known_caches: f64) {
+    let targets = matches!(key.role, Some(Role::Worker | Role::TargetChild) | None);
+    if targets && finding.drift_bytes > 0.0 && risen <= known_caches && finding.verdict == Verdict::Outside {
+        finding.verdict = Verdict::Inconclusive;
+        finding.alarmed = false;
+        finding.first_alarm_unix_s = None;
+        finding.crossing_unix_s = None;
+    }
+}
+
+/// A leak of what serves requests is stated per request too, whether it was told apart from one in time or, under an even
+/// load, could not be.
+fn name_per_request(finding: &mut Finding, line: &PerRequest) {
+    let grows = finding.alarmed && matches!(finding.shape, Shape::PerRequest | Shape::Linear);
+    if let Some(slope) = line.slope().filter(|_| grows) {
+        finding.slope_bytes_per_request = Some(slope);
+    }
+}
+
+/// Whether a finding counts. A role that leaks is a leak; one that is not sure yet (it may have lived for minutes) does not
+/// hold up the verdict, for its memory is in the tree's series too.
+fn counts(key: &SeriesKey, judged: bool, finding: &Finding) -> bool {
+    judged || (key.role == Some(Role::TargetChild) && finding.verdict == Verdict::Outside)
+}
+
+fn name(roles: &BTreeMap<u32, String>, key: &SeriesKey) -> Option<String> {
+    (key.role == Some(Role::TargetChild)).then(|| roles.get(&key.ordinal).cloned()).flatten()
 }
 
 /// A run's verdict, and why.
@@ -238,14 +332,25 @@ fn reach(finding: &Finding) -> f64 {
     finding.drift_ci95_bytes[0].abs().max(finding.drift_ci95_bytes[1].abs())
 }
 
+impl Look {
+    /// `worker-0.anon_swap`, `target_child-1.anon_swap (VLLM::EngineCore/1)`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{} ({name})", self.key),
+            None => self.key.to_string(),
+        }
+    }
+}
+
 fn words(look: &Look) -> String {
     let [lo, hi] = look.finding.drift_ci95_bytes;
     if !look.finding.drift_is_known() {
-        return format!("the drift of {} is not known yet", look.key);
+        return format!("the drift of {} is not known yet", look.title());
     }
     format!(
         "{} drifts by {} (95 % interval {} to {})",
-        look.key,
+        look.title(),
         signed_megabytes(look.finding.drift_bytes),
         signed_megabytes(lo),
         signed_megabytes(hi)
@@ -284,7 +389,6 @@ fn trim_zeros(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::finding::Shape;
 
     fn look(name: SeriesKind, judged: bool, verdict: Verdict, drift: f64) -> Look {
         let finding = Finding {
@@ -303,7 +407,50 @@ mod tests {
             first_alarm_unix_s: None,
         };
         let key = SeriesKey { kind: name, role: Some(Role::Worker), ordinal: 0 };
-        Look { key, judged, finding, rang: false, bytes: 0.0 }
+        Look { key, judged, finding, rang: false, bytes: 0.0, name: None }
+    }
+
+    #[test]
+    fn growth_that_known_caches_explain_is_neither_a_leak_nor_none() {
+        let key = SeriesKey { kind: SeriesKind::AnonSwap, role: Some(Role::Worker), ordinal: 0 };
+        let ours = SeriesKey { role: Some(Role::Supervisor), ..key };
+        let cases = [
+            ("within the caches", key, 2e8, 5e8, 1e9, Verdict::Inconclusive),
+            ("beyond them", key, 2e8, 1.2e9, 1e9, Verdict::Outside),
+            ("no caches known", key, 2e8, 1.0, 0.0, Verdict::Outside),
+            ("what falls fills no cache", key, -2e8, 0.0, 1e9, Verdict::Outside),
+            ("soakd itself has none", ours, 2e8, 5e8, 1e9, Verdict::Outside),
+        ];
+        for (what, key, drift, risen, caches, expected) in cases {
+            let mut finding = look(SeriesKind::AnonSwap, true, Verdict::Outside, drift).finding;
+            finding.alarmed = true;
+            excuse(&key, &mut finding, risen, caches);
+            assert_eq!((finding.verdict, finding.alarmed), (expected, expected == Verdict::Outside), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_leak_is_stated_per_request_by_the_present_segment() {
+        let mut watch = Watch::new(Params::default());
+        let key = SeriesKey { kind: SeriesKind::AnonSwap, role: Some(Role::Worker), ordinal: 0 };
+        for s in 0..4_000i64 {
+            // Restarted after a thousand seconds; ten requests a second lose 20 000 bytes each, on memory that breathes.
+            let (segment, since) = if s < 1_000 { (1, s) } else { (2, s - 1_000) };
+            let requests = since * 10 + (s % 7);
+            let breath = (s as f64 / 40.0).sin() * 5e6;
+            let bytes = 9_000_000_000 + requests * 20_000 + breath as i64;
+            let reading = ProcessReading { rss_anon_bytes: Some(bytes), ..ProcessReading::default() };
+            let whose = Whose { role: Role::Worker, ordinal: 0, segment, requests: Some(requests as f64) };
+            watch.process(whose, UnixMillis(1_790_000_000_000 + s * 1_000), &reading);
+        }
+        let mut finding = look(SeriesKind::AnonSwap, true, Verdict::Outside, 2e8).finding;
+        let line = watch.series[&key].per_request;
+        name_per_request(&mut finding, &line);
+        assert_eq!(finding.slope_bytes_per_request, None, "nothing is named before it is found");
+        (finding.alarmed, finding.shape) = (true, Shape::Linear);
+        name_per_request(&mut finding, &line);
+        let slope = finding.slope_bytes_per_request.expect("named");
+        assert!((slope / 20_000.0 - 1.0).abs() < 0.02, "{slope}");
     }
 
     #[test]

@@ -1,20 +1,23 @@
 //! As much of an HTTP/1.1 client as a load generator needs: one request a connection, an answer read as it streams in,
-//! nothing of it trusted. No TLS: the server under soak is on this machine, or beside it.
+//! nothing of it trusted. Encryption is added by [`super::tls`].
 
+use super::tls::Tls;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Longest head (status line and headers) of an answer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Longest answer. A model that writes a token of 10 bytes in 200 bytes of JSON would need 300 000 tokens to get there.
 const BODY_BYTES_MAX: usize = 64 << 20;
-/// To connect.
+/// To connect, and to agree on keys.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
+    /// Whether it is spoken to encrypted.
+    pub tls: bool,
     /// `host:port`, as for `connect`.
     pub address: String,
     /// What comes before every path, such as `/v1`.
@@ -22,12 +25,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// `http://127.0.0.1:8000/v1`. The error is prose with its remedy.
+    /// `http://127.0.0.1:8000/v1`, or `https://`. The error is prose with its remedy.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let Some(rest) = url.strip_prefix("http://") else {
-            let why =
-                if url.starts_with("https://") { "TLS is not spoken here" } else { "it does not start with http://" };
-            return Err(format!("{url:?}: {why}; write it like http://127.0.0.1:8000/v1"));
+        let (tls, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(rest), _) => (false, rest),
+            (None, Some(rest)) => (true, rest),
+            (None, None) => {
+                return Err(format!("{url:?} is no address of a server; write it like http://127.0.0.1:8000/v1"));
+            }
         };
         let (authority, base) = rest.split_once('/').map_or((rest, ""), |(a, b)| (a, b));
         let valid = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_graphic() && c != '@');
@@ -35,9 +40,17 @@ impl Endpoint {
             return Err(format!("{url:?} is no address of a server; write it like http://127.0.0.1:8000/v1"));
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        let port = if tls { 443 } else { 80 };
+        let address = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
         let base = base.trim_end_matches('/');
-        Ok(Endpoint { address, base: if base.is_empty() { String::new() } else { format!("/{base}") } })
+        Ok(Endpoint { tls, address, base: if base.is_empty() { String::new() } else { format!("/{base}") } })
+    }
+
+    /// The name in its certificate.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
     }
 }
 
@@ -50,7 +63,7 @@ pub enum HttpError {
     /// The connection broke, or the answer is no HTTP.
     #[error("{0}")]
     Broken(String),
-    /// Nothing came for so long.
+    /// Nothing of use came for so long.
     #[error("the answer stalled: nothing came for {0} s")]
     Stalled(u64),
     /// An HTTP status that is no success, and the first line of what came with it.
@@ -85,86 +98,169 @@ struct Chunks {
     done: bool,
 }
 
-/// Asks, and hands each piece of the body to `take` as it comes; `take` gives false when it has seen enough. An answer
-/// other than 2xx is an error with the first line of its body.
-pub async fn ask(
-    endpoint: &Endpoint,
-    method: &str,
-    path: &str,
-    body: Option<&str>,
-    stall: Duration,
-    take: &mut dyn FnMut(&Head, &[u8]) -> bool,
-) -> Result<Head, HttpError> {
-    let mut stream = connect(endpoint).await?;
-    let broken = |what: &str, e: &std::io::Error| HttpError::Broken(format!("{what}: {e}"));
-    let body = body.unwrap_or("");
-    let request = format!(
-        "{method} {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAccept: text/event-stream, application/json\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        endpoint.base,
-        endpoint.address,
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).await.map_err(|e| broken("sending the request", &e))?;
-    let (mut head, rest) = read_head(&mut stream, stall).await?;
-    let mut failed: Option<Vec<u8>> = (!(200..300).contains(&head.status)).then(Vec::new);
-    let (mut input, mut total) = (rest, 0usize);
-    loop {
-        let mut piece = Vec::new();
-        let over = head.framing.decode(&input, &mut piece)?;
-        total += piece.len();
-        if total > BODY_BYTES_MAX {
-            return Err(HttpError::Broken(format!("the answer is longer than {} MiB", BODY_BYTES_MAX >> 20)));
-        }
-        match &mut failed {
-            Some(text) if text.len() < 2_000 => text.extend_from_slice(&piece),
-            Some(_) => return Err(status_error(head.status, failed.as_deref().unwrap_or_default())),
-            None if !piece.is_empty() && !take(&head, &piece) => return Ok(head),
-            None => {}
-        }
-        if over {
-            break;
-        }
-        input = read_some(&mut stream, stall).await?;
-        if input.is_empty() {
-            if head.framing == Framing::UntilClose {
+/// What was made of a piece of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// There was something in it: the patience begins anew.
+    Useful,
+    /// Nothing in it yet. A server that drips such bytes is as stalled as one that is silent.
+    Nothing,
+    /// Seen enough.
+    Enough,
+}
+
+/// One question.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// `GET` or `POST`.
+    pub method: &'a str,
+    /// Below the endpoint's base.
+    pub path: &'a str,
+    /// JSON.
+    pub body: &'a str,
+    /// How long nothing of use may come.
+    pub patience: Duration,
+}
+
+/// Asks one server.
+pub struct Client {
+    endpoint: Endpoint,
+    tls: Option<Tls>,
+    /// A whole header line, or nothing.
+    authorization: String,
+}
+
+impl Client {
+    /// For `endpoint`, encrypted by `tls` if that is given, with `key` as the bearer of every request.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, tls: Option<Tls>, key: Option<&str>) -> Client {
+        let authorization = key.map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
+        Client { endpoint, tls, authorization }
+    }
+
+    /// Asks, and hands each piece of the body to `take` as it comes. An answer other than 2xx is an error with the first
+    /// line of its body.
+    pub async fn ask(
+        &self,
+        question: Question<'_>,
+        take: &mut dyn FnMut(&Head, &[u8]) -> Taken,
+    ) -> Result<Head, HttpError> {
+        let mut wire = self.connect().await?;
+        wire.patience = question.patience;
+        wire.begin_anew();
+        wire.send(&self.text_of(question)).await?;
+        let (mut head, rest) = read_head(&mut wire).await?;
+        wire.begin_anew();
+        let mut failed: Option<Vec<u8>> = (!(200..300).contains(&head.status)).then(Vec::new);
+        let (mut input, mut total, mut piece) = (rest, 0usize, Vec::new());
+        loop {
+            piece.clear();
+            let over = head.framing.decode(&input, &mut piece)?;
+            total += piece.len();
+            if total > BODY_BYTES_MAX {
+                return Err(HttpError::Broken(format!("the answer is longer than {} MiB", BODY_BYTES_MAX >> 20)));
+            }
+            match &mut failed {
+                Some(text) if text.len() < 2_000 => text.extend_from_slice(&piece),
+                Some(text) => return Err(status_error(head.status, text)),
+                None if piece.is_empty() => {}
+                None => match take(&head, &piece) {
+                    Taken::Enough => return Ok(head),
+                    Taken::Useful => wire.begin_anew(),
+                    Taken::Nothing => {}
+                },
+            }
+            if over {
                 break;
             }
-            return Err(HttpError::Broken("the server closed the connection in the middle of its answer".to_owned()));
+            if wire.read(&mut input).await? == 0 {
+                if head.framing == Framing::UntilClose {
+                    break;
+                }
+                let what = "the server closed the connection in the middle of its answer";
+                return Err(HttpError::Broken(what.to_owned()));
+            }
+        }
+        match failed {
+            Some(text) => Err(status_error(head.status, &text)),
+            None => Ok(head),
         }
     }
-    match failed {
-        Some(text) => Err(status_error(head.status, &text)),
-        None => Ok(head),
-    }
-}
 
-async fn connect(endpoint: &Endpoint) -> Result<TcpStream, HttpError> {
-    let refused = |why: String| HttpError::Connect(endpoint.address.clone(), why);
-    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&endpoint.address)).await {
-        Ok(Ok(stream)) => {
+    fn text_of(&self, question: Question<'_>) -> String {
+        let Question { method, path, body, .. } = question;
+        let (base, address, authorization) = (&self.endpoint.base, &self.endpoint.address, &self.authorization);
+        format!(
+            "{method} {base}{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{authorization}\
+             Accept: text/event-stream, application/json\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    async fn connect(&self) -> Result<Wire, HttpError> {
+        let address = &self.endpoint.address;
+        let refused = |why: String| HttpError::Connect(address.clone(), why);
+        let made = async {
+            let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
             let _ = stream.set_nodelay(true); // slower without it, and no less right
+            let stream: Box<dyn Stream> = match &self.tls {
+                None => Box::new(stream),
+                Some(tls) => Box::new(tls.wrap(self.endpoint.host(), stream).await?),
+            };
             Ok(stream)
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, made).await {
+            Ok(Ok(stream)) => Ok(Wire { stream, patience: CONNECT_TIMEOUT, until: tokio::time::Instant::now() }),
+            Ok(Err(why)) => Err(refused(why)),
+            Err(_) => Err(refused(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
         }
-        Ok(Err(error)) => Err(refused(error.to_string())),
-        Err(_) => Err(refused(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
     }
 }
 
-async fn read_some(stream: &mut TcpStream, stall: Duration) -> Result<Vec<u8>, HttpError> {
-    let mut buffer = vec![0u8; 16 << 10];
-    match tokio::time::timeout(stall, stream.read(&mut buffer)).await {
-        Ok(Ok(count)) => {
-            buffer.truncate(count);
-            Ok(buffer)
+/// Bytes both ways, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// A connection, and until when something of use must have come.
+struct Wire {
+    stream: Box<dyn Stream>,
+    patience: Duration,
+    until: tokio::time::Instant,
+}
+
+impl Wire {
+    fn begin_anew(&mut self) {
+        self.until = tokio::time::Instant::now() + self.patience;
+    }
+
+    async fn send(&mut self, text: &str) -> Result<(), HttpError> {
+        let sent = async {
+            self.stream.write_all(text.as_bytes()).await?;
+            self.stream.flush().await
+        };
+        match tokio::time::timeout_at(self.until, sent).await {
+            Ok(sent) => sent.map_err(|error| HttpError::Broken(format!("sending the request: {error}"))),
+            Err(_) => Err(HttpError::Stalled(self.patience.as_secs())),
         }
-        Ok(Err(error)) => Err(HttpError::Broken(format!("reading the answer: {error}"))),
-        Err(_) => Err(HttpError::Stalled(stall.as_secs())),
+    }
+
+    /// What comes next, instead of what was in `into`; its length.
+    async fn read(&mut self, into: &mut Vec<u8>) -> Result<usize, HttpError> {
+        into.resize(16 << 10, 0);
+        match tokio::time::timeout_at(self.until, self.stream.read(into)).await {
+            Ok(Ok(count)) => {
+                into.truncate(count);
+                Ok(count)
+            }
+            Ok(Err(error)) => Err(HttpError::Broken(format!("reading the answer: {error}"))),
+            Err(_) => Err(HttpError::Stalled(self.patience.as_secs())),
+        }
     }
 }
 
-async fn read_head(stream: &mut TcpStream, stall: Duration) -> Result<(Head, Vec<u8>), HttpError> {
-    let mut bytes = Vec::new();
+async fn read_head(wire: &mut Wire) -> Result<(Head, Vec<u8>), HttpError> {
+    let (mut bytes, mut more) = (Vec::new(), Vec::new());
     loop {
         if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
             let rest = bytes.split_off(end + 4);
@@ -173,8 +269,7 @@ async fn read_head(stream: &mut TcpStream, stall: Duration) -> Result<(Head, Vec
         if bytes.len() > HEAD_BYTES_MAX || (bytes.len() >= 5 && !bytes.starts_with(b"HTTP/")) {
             return Err(HttpError::Broken("what answers there does not speak HTTP".to_owned()));
         }
-        let more = read_some(stream, stall).await?;
-        if more.is_empty() {
+        if wire.read(&mut more).await? == 0 {
             return Err(HttpError::Broken("the server closed the connection without an answer".to_owned()));
         }
         bytes.extend_from_slice(&more);
@@ -268,11 +363,13 @@ mod tests {
 
     #[test]
     fn addresses_of_servers() {
-        let ok = |url: &str| Endpoint::parse(url).map(|e| (e.address, e.base));
-        assert_eq!(ok("http://127.0.0.1:8000/v1"), Ok(("127.0.0.1:8000".into(), "/v1".into())));
-        assert_eq!(ok("http://localhost:11434/v1/"), Ok(("localhost:11434".into(), "/v1".into())));
-        assert_eq!(ok("http://server"), Ok(("server:80".into(), String::new())));
-        for bad in ["https://x/v1", "127.0.0.1:8000", "http://", "http://a b/", "http://x\r\nEvil: 1/", "http://u@h/"] {
+        let ok = |url: &str| Endpoint::parse(url).map(|e| (e.tls, e.address, e.base));
+        assert_eq!(ok("http://127.0.0.1:8000/v1"), Ok((false, "127.0.0.1:8000".into(), "/v1".into())));
+        assert_eq!(ok("http://localhost:11434/v1/"), Ok((false, "localhost:11434".into(), "/v1".into())));
+        assert_eq!(ok("http://server"), Ok((false, "server:80".into(), String::new())));
+        assert_eq!(ok("https://server/v1"), Ok((true, "server:443".into(), "/v1".into())));
+        assert_eq!(Endpoint::parse("https://[::1]:8443/v1").expect("an address").host(), "::1");
+        for bad in ["ftp://x/v1", "127.0.0.1:8000", "http://", "http://a b/", "http://x\r\nEvil: 1/", "http://u@h/"] {
             assert!(ok(bad).is_err(), "{bad}");
         }
     }

@@ -1,13 +1,16 @@
 //! The process around what is soaked: orders in, beats out, an end when the target ends or the supervisor says so.
 
-use super::kept::Kept;
-use super::load::{Job, Load, ready};
-use crate::worker::protocol::{FromWorker, Loaded, TargetPlan, ToWorker};
+use super::kept::{End, Kept};
+use super::load::{Job, Means};
+use super::prompts::Prompts;
+use crate::worker::protocol::{FromWorker, LoadPlan, Loaded, TargetPlan, ToWorker};
 use crate::{clock, probe, wire};
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use std::io::{Read as _, Write as _};
-use std::process::ExitCode;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -17,8 +20,13 @@ const LOOK: Duration = Duration::from_millis(100);
 const BEAT_US: i64 = 1_000_000;
 /// Latencies are reported once a minute.
 const LATENCY_US: i64 = 60_000_000;
-/// Orphans that were adopted are buried this often.
-const REAP_US: i64 = 5_000_000;
+/// Orphans that were adopted are buried this often, and at most so many at a time.
+const REAP_US: i64 = 1_000_000;
+const REAP_MAX: usize = 256;
+/// A target that is not ready by then is said to be waited for.
+const WAITING_US: i64 = 10_000_000;
+/// The supervisor kills what is not ready in time; whoever can say why does so this much earlier, or a quarter of the time.
+const REFUSE_EARLY_US: i64 = 5_000_000;
 /// From SIGTERM to SIGKILL; the supervisor's own patience is a second longer by default.
 const END_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -84,44 +92,64 @@ impl Keeper {
             ExitCode::from(1)
         };
         let Some(target) = plan.target.clone() else { return refuse(&mut self, "no target was named".to_owned()) };
-        let load = match Load::parse(&target.load) {
-            Ok(load) => load,
-            Err(reason) => return refuse(&mut self, reason),
+        let (means, prompts) = match (Means::of(&target), prompts_of(&plan, &target)) {
+            (Ok(means), Ok(prompts)) => (means, prompts),
+            (Err(reason), _) | (_, Err(reason)) => return refuse(&mut self, reason),
         };
         let mut kept = match Kept::begin(&target) {
             Ok(kept) => kept,
             Err(reason) => return refuse(&mut self, reason),
         };
-        match self.wait_until_ready(&load, &mut kept).await {
+        let timeout_us = i64::try_from(target.start_timeout_ms).unwrap_or(0).saturating_mul(1_000);
+        match self.wait_until_ready(&means, &mut kept, timeout_us).await {
             Ok(Some(model)) => {
                 self.say(&FromWorker::Loaded(loaded(&target, &model, (clock::micros() - began_us) / 1_000)));
                 let model = target.model.clone().unwrap_or(model);
-                self.soak(kept, Job::new(load, model, *plan, target)).await
+                self.soak(kept, Job::new(means, model, prompts, *plan, target)).await
             }
             Ok(None) => {
                 kept.end(END_PATIENCE).await;
                 ExitCode::SUCCESS
             }
-            Err(reason) => refuse(&mut self, reason),
+            Err(reason) => {
+                let code = refuse(&mut self, reason);
+                kept.end(END_PATIENCE).await;
+                code
+            }
         }
     }
 
-    /// The first model that the server names; `None`: told to stop first. How long it may take is the supervisor's to say.
-    async fn wait_until_ready(&mut self, load: &Load, kept: &mut Kept) -> Result<Option<String>, String> {
-        let mut said = String::new();
+    /// The first model that the server names; `None`: told to stop first.
+    async fn wait_until_ready(
+        &mut self,
+        means: &Means,
+        kept: &mut Kept,
+        timeout_us: i64,
+    ) -> Result<Option<String>, String> {
+        let (mut said, began_us, mut told) = (String::new(), clock::micros(), false);
         // Without an endpoint to ask, a command that is still there after a second counts as started.
-        let settled_us = clock::micros() + if matches!(kept, Kept::Command(_)) { 1_000_000 } else { 0 };
+        let settled_us = began_us + if matches!(kept, Kept::Command(_)) { 1_000_000 } else { 0 };
         loop {
-            if let Some(how) = kept.ended() {
+            if let Some(End { how, .. }) = kept.ended() {
+                super::kept::end_leftovers();
                 return Err(format!("{how}, before it was ready{said}"));
             }
-            match ready(load).await {
-                Ok(_) if *load == Load::None && clock::micros() < settled_us => {}
+            match means.ready().await {
+                Ok(_) if !means.drives() && clock::micros() < settled_us => {}
                 Ok(model) => return Ok(Some(model.unwrap_or_else(|| "default".to_owned()))),
                 Err(error) => said = format!(" ({error})"),
             }
-            if matches!(self.orders.try_recv(), Ok(ToWorker::Stop)) {
+            if matches!(self.orders.try_recv(), Ok(ToWorker::Stop) | Err(mpsc::error::TryRecvError::Disconnected)) {
                 return Ok(None);
+            }
+            let waited_us = clock::micros() - began_us;
+            if !told && waited_us >= WAITING_US.min(timeout_us / 2) && !said.is_empty() {
+                told = true;
+                self.say(&FromWorker::Waiting { reason: said.trim().trim_matches(['(', ')']).to_owned() });
+            }
+            if timeout_us > 0 && waited_us >= timeout_us - REFUSE_EARLY_US.min(timeout_us / 4) {
+                let limit = timeout_us / 1_000_000;
+                return Err(format!("it took no requests within {limit} s, which is worker.start_timeout{said}"));
             }
             tokio::time::sleep(LOOK * 3).await;
         }
@@ -134,12 +162,12 @@ impl Keeper {
         let mut alive: u64 = 0;
         loop {
             let now_us = clock::micros();
-            if let Some(how) = kept.ended() {
+            if let Some(End { how, status, oom }) = kept.ended() {
                 self.report(&job, alive, now_us - latency_us);
                 eprintln!("target: {how}");
                 super::kept::end_leftovers(); // or the next life would find its port taken
-                self.say(&FromWorker::EngineFailed { reason: how });
-                return ExitCode::from(1);
+                self.say(&FromWorker::EngineFailed { reason: how, oom });
+                return status.map_or(ExitCode::from(1), end_likewise);
             }
             if matches!(self.orders.try_recv(), Ok(ToWorker::Stop) | Err(mpsc::error::TryRecvError::Disconnected)) {
                 self.report(&job, alive, now_us - latency_us);
@@ -210,11 +238,38 @@ fn loaded(target: &TargetPlan, model: &str, took_ms: i64) -> Loaded {
     }
 }
 
-/// Adopted orphans that have ended are buried; the target itself is left to its owner.
+fn prompts_of(plan: &LoadPlan, target: &TargetPlan) -> Result<Prompts, String> {
+    let made = Prompts::made(plan.seed, plan.prompts, plan.prompt_tokens, plan.answer_tokens, target.lengths);
+    match &target.prompts_file {
+        Some(path) => made.with_file(path),
+        None => Ok(made),
+    }
+}
+
+/// Ends as the target did, by the same signal or with the same code: to whoever watches us we stand for it, and the
+/// kernel's SIGKILL for memory must look like one.
+fn end_likewise(status: ExitStatus) -> ExitCode {
+    let number = status.signal().and_then(|number| Signal::try_from(number).ok());
+    if let Some(number) = number {
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0); // the core that matters is the target's
+        // SAFETY: the default action is no function of ours that could run in a handler.
+        let _ = unsafe { signal(number, SigHandler::SigDfl) }; // SIGKILL has no handler to reset
+        let _ = raise(number); // one that does not end us leaves the code below
+    }
+    let code = status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1))
+}
+
+/// Adopted orphans that have ended are buried; the target itself is left to its owner. Does not look through /proc: that
+/// would hold up requests on a machine with many processes.
 fn bury(child: Option<u32>) {
-    for pid in probe::tree::descendants(std::process::id().cast_signed()) {
-        if Some(pid.cast_unsigned()) != child {
-            let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)); // not ours, or alive: nothing happens
+    for _ in 0..REAP_MAX {
+        // Looked at without taking it, for it may be the target, whose end is its owner's to see.
+        let seen = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
+        let Some(pid) = seen.ok().and_then(|status| status.pid()) else { return };
+        if Some(pid.as_raw().cast_unsigned()) == child {
+            return;
         }
+        let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG)); // dead, so this does not wait
     }
 }

@@ -1,8 +1,9 @@
 //! What is soaked: a command of ours, a process that already runs, or a systemd unit. Whether it lives, and how to end it.
 
-use crate::probe;
 use crate::probe::protocol::Outcome;
+use crate::probe::{self, cgroup};
 use crate::worker::protocol::TargetPlan;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub enum Kept {
         pid: i32,
         /// Clock ticks after boot.
         start_ticks: u64,
+        /// The kernel's count of OOM kills when it was found.
+        oom_kills: Option<i64>,
     },
     /// By its control group.
     Unit {
@@ -25,7 +28,22 @@ pub enum Kept {
         name: String,
         /// Below /sys/fs/cgroup.
         cgroup: PathBuf,
+        /// Processes in it at the last look, with their starts.
+        members: BTreeSet<(i32, u64)>,
+        /// The kernel's count of OOM kills when it was found.
+        oom_kills: Option<i64>,
     },
+}
+
+/// How a target ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// In words.
+    pub how: String,
+    /// As its parent saw it, where that is us.
+    pub status: Option<ExitStatus>,
+    /// The kernel killed it for memory, as far as the count of its control group tells.
+    pub oom: bool,
 }
 
 impl Kept {
@@ -33,31 +51,49 @@ impl Kept {
     pub fn begin(plan: &TargetPlan) -> Result<Kept, String> {
         if let Some(pid) = plan.pid {
             return match start_of(pid) {
-                Some(start_ticks) => Ok(Kept::Process { pid, start_ticks }),
-                None => Err(format!("there is no process {pid}")),
+                Some(start_ticks) => Ok(Kept::Process { pid, start_ticks, oom_kills: oom_kills(&cgroup::of(pid)) }),
+                None => Err(format!("there is no process {pid}; ps -e lists those that run")),
             };
         }
         if let Some(name) = &plan.unit {
             let cgroup = unit_cgroup(name)?;
-
-            if probe::tree::group_pids(&cgroup).is_empty() {
+            let members = members_of(&cgroup);
+            if members.is_empty() {
                 return Err(format!("the unit {name} has no process: systemctl start {name}"));
             }
-            return Ok(Kept::Unit { name: name.clone(), cgroup });
+            let oom_kills = oom_kills(&Outcome::Present(cgroup.clone()));
+            return Ok(Kept::Unit { name: name.clone(), cgroup, members, oom_kills });
         }
         spawn(&plan.command)
     }
 
     /// How it ended, as soon as it has; `None` while it lives.
-    pub fn ended(&mut self) -> Option<String> {
+    pub fn ended(&mut self) -> Option<End> {
         match self {
-            Kept::Command(child) => child.try_wait().ok().flatten().map(in_words),
-            Kept::Process { pid, start_ticks } => {
-                (start_of(*pid) != Some(*start_ticks)).then(|| format!("process {pid} is gone"))
+            Kept::Command(child) => {
+                let status = child.try_wait().ok().flatten()?;
+                Some(End { how: in_words(status), status: Some(status), oom: false })
             }
-            Kept::Unit { name, cgroup } => {
-                let left = !probe::tree::group_pids(cgroup).is_empty();
-                (!left).then(|| format!("the unit {name} has no process any more"))
+            Kept::Process { pid, start_ticks, oom_kills: before } => {
+                if start_of(*pid) == Some(*start_ticks) {
+                    return None;
+                }
+                // Its group may be gone with it; the host's count is still there.
+                let oom = rose(*before, oom_kills(&cgroup::of(*pid)));
+                Some(End { how: format!("process {pid} is gone"), status: None, oom })
+            }
+            Kept::Unit { name, cgroup, members, oom_kills: before } => {
+                let now = members_of(cgroup);
+                let how = if now.is_empty() {
+                    format!("the unit {name} has no process any more")
+                } else if now.is_disjoint(members) {
+                    format!("the unit {name} was restarted")
+                } else {
+                    *members = now;
+                    return None;
+                };
+                let oom = rose(*before, oom_kills(&Outcome::Present(cgroup.clone())));
+                Some(End { how, status: None, oom })
             }
         }
     }
@@ -120,11 +156,23 @@ fn spawn(command: &[String]) -> Result<Kept, String> {
     }
 }
 
+/// When a process started; `None`: there is none, or only its corpse.
 fn start_of(pid: i32) -> Option<u64> {
-    match probe::process::read(pid, false) {
-        Outcome::Present(figures) => Some(figures.start_ticks),
-        Outcome::Absent(_) | Outcome::Failed(_) => None,
-    }
+    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat()).ok()?;
+    (!matches!(stat.state, 'Z' | 'X')).then_some(stat.starttime)
+}
+
+fn members_of(cgroup: &Path) -> BTreeSet<(i32, u64)> {
+    probe::tree::group_pids(cgroup).into_iter().filter_map(|pid| Some((pid, start_of(pid)?))).collect()
+}
+
+fn oom_kills(group: &Outcome<PathBuf>) -> Option<i64> {
+    let reading = cgroup::read(group);
+    reading.present().and_then(|reading| reading.oom_kills.or(reading.host_oom_kills))
+}
+
+fn rose(before: Option<i64>, after: Option<i64>) -> bool {
+    before.zip(after).is_some_and(|(before, after)| after > before)
 }
 
 /// The control group of a unit, from systemd.

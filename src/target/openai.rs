@@ -1,5 +1,6 @@
 //! What an OpenAI-compatible server streams, as tokens: lines of events, one JSON object each.
 
+use super::prompts::{self, Request};
 use serde_json::{Value, json};
 
 /// Longest line of a stream.
@@ -26,15 +27,13 @@ impl Style {
 
     /// A greedy, streaming request.
     #[must_use]
-    pub fn body(self, model: &str, prompt: &str, tokens_max: u32, seed: u64) -> String {
+    pub fn body(self, model: &str, request: &Request, seed: u64) -> String {
         let mut body = json!({
-            "model": model, "max_tokens": tokens_max, "temperature": 0, "seed": seed & 0x7fff_ffff, "stream": true,
+            "model": model, "max_tokens": request.answer_tokens, "temperature": 0, "seed": seed & 0x7fff_ffff, "stream": true,
             "stream_options": { "include_usage": true },
         });
-        match self {
-            Style::Completion => body["prompt"] = json!(prompt),
-            Style::Chat => body["messages"] = json!([{ "role": "user", "content": prompt }]),
-        }
+        let (key, said) = prompts::in_body(&request.said, self == Style::Chat);
+        body[key] = said;
         body.to_string()
     }
 }

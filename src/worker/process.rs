@@ -162,7 +162,7 @@ fn work(
         }
         Err(error) => {
             eprintln!("worker: {error}");
-            send(outbox, FromWorker::EngineFailed { reason: error.to_string() });
+            send(outbox, FromWorker::EngineFailed { reason: error.to_string(), oom: false });
             ExitCode::from(1)
         }
     }

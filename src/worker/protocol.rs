@@ -4,8 +4,10 @@
 //! from then on reports about once a second until it is told to stop or its stdin closes. Nothing here knows how any of
 //! it is stored.
 
+use crate::model::run::Lengths;
 use crate::model::sample::{LatencyKind, WorkReading};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// How the load behaves over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +86,21 @@ pub struct TargetPlan {
     pub golden: bool,
     /// An answer in which nothing comes for so long has failed, milliseconds.
     pub stall_ms: u64,
+    /// How long prompts and answers are.
+    #[serde(default)]
+    pub lengths: Lengths,
+    /// What is asked, as lines of JSON; `None`: prompts made of the seed.
+    #[serde(default)]
+    pub prompts_file: Option<PathBuf>,
+    /// More trusted certificates, PEM.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Where the API's key is.
+    #[serde(default)]
+    pub api_key_file: Option<PathBuf>,
+    /// It must take requests within this, milliseconds; 0: whenever it does.
+    #[serde(default)]
+    pub start_timeout_ms: u64,
 }
 
 impl TargetPlan {
@@ -273,6 +290,11 @@ pub enum FromWorker {
         /// Which stream.
         stream: usize,
     },
+    /// The target is not ready yet.
+    Waiting {
+        /// What it said when it was asked last.
+        reason: String,
+    },
     /// Requests to the target fail.
     EndpointDown {
         /// Why the first of them did.
@@ -296,6 +318,9 @@ pub enum FromWorker {
     EngineFailed {
         /// Why, in prose.
         reason: String,
+        /// Whether the kernel killed it for memory, where that is known here and not from the exit.
+        #[serde(default)]
+        oom: bool,
     },
     /// It was asked to stop and has.
     Stopped,

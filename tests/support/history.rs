@@ -146,6 +146,7 @@ fn worker_sample(batch: &mut SampleBatch, id: i64, now: i64, born: i64, script: 
         threads: Some(18),
         open_fds: Some(41),
         cpu_ms: Some((age_s * 310.0) as i64),
+        ..ProcessReading::default()
     };
     batch.processes.push((id, UnixMillis(now), reading));
     let tokens = (age_s * script.tokens_per_s) as i64;
@@ -157,6 +158,7 @@ fn worker_sample(batch: &mut SampleBatch, id: i64, now: i64, born: i64, script: 
         golden_mismatches: 0,
         held_host_bytes: 52_428_800,
         held_device_bytes: Some(12_884_901_888),
+        ..WorkReading::default()
     };
     batch.work.push((id, UnixMillis(now), work));
 }
@@ -177,6 +179,7 @@ fn small_process(role: Role, second: i64, noise: &mut Noise) -> ProcessReading {
         threads: Some(4),
         open_fds: Some(22),
         cpu_ms: Some(second * 3),
+        ..ProcessReading::default()
     }
 }
 

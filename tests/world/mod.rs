@@ -249,7 +249,8 @@ impl World {
                 let pids: Vec<i32> = tick.processes.iter().map(|watched| watched.pid).collect();
                 let processes = self.read(&pids).into_iter().map(|(pid, reading)| ProcessAnswer {
                     pid,
-                    reading: Outcome::Present(ProcessFigures { reading, start_ticks: 1 }),
+                    reading: Outcome::Present(ProcessFigures { reading, start_ticks: 1, parent: 0, stack: 0 }),
+                    roles: Vec::new(),
                 });
                 let readings = Readings {
                     tick: tick.tick,

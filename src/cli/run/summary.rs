@@ -100,7 +100,7 @@ fn series_table(looks: &[Look], config: &Config) -> Table {
         let known = finding.drift_is_known();
         let verdict = finding.verdict.as_str();
         table.add_row(vec![
-            look.key.to_string(),
+            look.title(),
             megabytes(look.bytes),
             if known { signed_megabytes(finding.drift_bytes) } else { "not known".to_owned() },
             if known { format!("{} to {}", signed_megabytes(lo), signed_megabytes(hi)) } else { "-".to_owned() },
@@ -155,6 +155,7 @@ fn json(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Opti
         .map(|look| {
             let mut value = serde_json::to_value(&look.finding).unwrap_or_default();
             value["series"] = look.key.to_string().into();
+            value["command"] = look.name.clone().into();
             value["judged"] = look.judged.into();
             value
         })
