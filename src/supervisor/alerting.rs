@@ -14,7 +14,7 @@ use crate::clock;
 use crate::model::alert::{OutboxMail, Row};
 use crate::model::time::{Now, UnixMillis};
 use crate::report;
-use crate::rules::{Book, Found, Moment, Notice, RuleSet, Step, Templates};
+use crate::rules::{Book, Found, Moment, Notice, RuleSet, STORM_GROUP, Step, Templates};
 use crate::store::sql::{Limits, Reader, Rows};
 use crate::store::{Store, StoreError};
 use serde_json::{Value, json};
@@ -131,6 +131,8 @@ impl Alerting {
             next_alert_id: store.next_alert_id()?,
             ..Book::default()
         };
+        // Or every restart within the hour would tell of the same storm again.
+        book.storm_sent = book.groups.get(STORM_GROUP).and_then(|group| group.last_sent);
         for alert in store.alerts(run_id, since)? {
             book.alerts.insert(alert.fingerprint.clone(), alert);
         }

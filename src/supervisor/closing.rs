@@ -148,6 +148,13 @@ impl Core {
         end.rss_bytes = ours.rss_bytes;
         end.anon_swap_bytes = ours.rss_anon_bytes.map(|anon| anon + ours.swap_bytes.unwrap_or(0));
         self.ledger.put(Entry::Ended(EndOf { life: super::core::OURSELVES, end }));
+        // A helper that did not end in time is killed with us; its row gets its end all the same.
+        for child in &self.children {
+            if let Some(life) = child.life.filter(|_| child.recorded && child.state.has_process()) {
+                let end = child.end(now.wall, EndReason::Lost, &LastWords::default());
+                self.ledger.put(Entry::Ended(EndOf { life, end }));
+            }
+        }
         self.ledger.flush_samples(now);
         let run_id = Some(self.ledger.run_id());
         if let Err(error) = self.ledger.store().heartbeat("supervisor", now.wall, run_id, None) {

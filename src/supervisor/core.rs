@@ -268,6 +268,8 @@ impl Core {
                 self.note(now, kind, EventSeverity::Warning, summary);
                 self.ledger.put(Entry::Gap { from, to: now.wall, reason });
                 self.probe.unwatched(ms);
+                // A host that slept while the run was closing has given its helpers no time to end.
+                self.closing = self.closing.map(|deadline| deadline.plus(ms));
                 for child in &mut self.children {
                     child.state = child::step(child.state, ChildEvent::Unwatched { ms }, now.mono, &child.policy).0;
                 }
@@ -416,7 +418,7 @@ impl Core {
                 "restart_in_ms": restart_in_ms,
             });
             self.counts.add(kind);
-            tracing::warn!("{summary}");
+            tracing::warn!(run = self.ledger.run_id(), kind = kind.as_str(), process = %child.id, end = reason.as_str(), "{summary}");
             self.ledger.note_of(recorded.then_some(life), now.wall, kind, severity, summary, detail);
         }
         if is_target {
@@ -554,7 +556,7 @@ impl Core {
     pub(super) fn note(&mut self, now: Now, kind: EventKind, severity: EventSeverity, summary: String) {
         self.counts.add(kind);
         if severity != EventSeverity::Info {
-            tracing::warn!("{summary}");
+            tracing::warn!(run = self.ledger.run_id(), kind = kind.as_str(), "{summary}");
         }
         self.ledger.note(now.wall, kind, severity, summary);
     }

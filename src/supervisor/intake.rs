@@ -295,13 +295,15 @@ impl Core {
                 self.watch.device(answer.ordinal, segment, now.wall, reading);
                 if returned {
                     let summary = format!("gpu-{} answers again", answer.ordinal);
-                    self.note_gpu(&uuid, now, EventKind::GpuReturned, EventSeverity::Info, summary);
+                    let detail = serde_json::json!({});
+                    self.note_gpu(&uuid, now, EventKind::GpuReturned, EventSeverity::Info, summary, detail);
                 }
             }
             Outcome::Failed(why) | Outcome::Absent(why) => {
                 if !std::mem::replace(&mut gpu.lost, true) {
                     let summary = format!("gpu-{} is lost: {why}", answer.ordinal);
-                    self.note_gpu(&uuid, now, EventKind::GpuLost, EventSeverity::Error, summary);
+                    let detail = serde_json::json!({ "why": why });
+                    self.note_gpu(&uuid, now, EventKind::GpuLost, EventSeverity::Error, summary, detail);
                 }
             }
         }
@@ -319,12 +321,24 @@ impl Core {
                 (EventKind::GpuEcc, EventSeverity::Error, format!("{whose} has an uncorrected memory error"))
             }
         };
-        self.note_gpu(&uuid.unwrap_or_default(), now, kind, severity, summary);
+        let detail = match event.kind {
+            GpuEventKind::Xid(xid) => serde_json::json!({ "xid": xid }),
+            GpuEventKind::EccCorrected => serde_json::json!({ "corrected": true }),
+            GpuEventKind::EccUncorrected => serde_json::json!({ "corrected": false }),
+        };
+        self.note_gpu(&uuid.unwrap_or_default(), now, kind, severity, summary, detail);
     }
 
-    fn note_gpu(&mut self, uuid: &str, now: Now, kind: EventKind, severity: EventSeverity, summary: String) {
+    fn note_gpu(
+        &mut self,
+        uuid: &str,
+        now: Now,
+        kind: EventKind,
+        severity: EventSeverity,
+        summary: String,
+        detail: serde_json::Value,
+    ) {
         self.counts.add(kind);
-        let detail = serde_json::json!({});
         let event = Happening { at: now.wall, kind, severity, process_id: None, device_id: None, summary, detail };
         self.ledger.put(Entry::Event { life: None, device: Some(uuid.to_owned()), event });
     }
@@ -475,7 +489,7 @@ impl Core {
     ) {
         self.counts.add(kind);
         if severity != EventSeverity::Info {
-            tracing::warn!("{summary}");
+            tracing::warn!(run = self.ledger.run_id(), kind = kind.as_str(), "{summary}");
         }
         self.ledger.note_of(Some(life), now.wall, kind, severity, summary, detail);
     }

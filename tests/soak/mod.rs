@@ -40,13 +40,26 @@ pub struct Soak {
 impl Soak {
     /// Starts a run with further `flags`.
     pub fn start(flags: &[&str]) -> Soak {
-        let folder = tempfile::tempdir().expect("a folder");
         // A test that breaks many workers in a row is not about the limit.
         let config = if flags.len() > 6 {
             CONFIG.replace("crash_loop_limit = 3", "crash_loop_limit = 9")
         } else {
             CONFIG.into()
         };
+        Soak::configured(&config, flags)
+    }
+
+    /// The same with more `sections` of configuration.
+    #[allow(dead_code)] // not every test binary needs it
+    pub fn with(sections: &str, flags: &[&str]) -> Soak {
+        Soak::configured(&format!("{CONFIG}{sections}"), flags)
+    }
+
+    fn configured(config: &str, flags: &[&str]) -> Soak {
+        let folder = tempfile::tempdir().expect("a folder");
+        // A run in a hurry samples as much faster, and is looked at as often.
+        let hurry = "[run]\nsample_interval = \"200ms\"\nlook_every = \"1s\"";
+        let config = if flags.contains(&"--pace") { config.replacen("[run]", hurry, 1) } else { config.to_owned() };
         std::fs::write(folder.path().join("soak.toml"), config).expect("written");
         let process = spawn(folder.path(), flags);
         Soak { folder, process }

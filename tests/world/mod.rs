@@ -11,7 +11,7 @@ use soakd::supervisor::core::Core;
 use soakd::supervisor::event::{ChildId, Effect, Event, LastWords, Life};
 use soakd::supervisor::start;
 use soakd::wire::WireError;
-use soakd::worker::protocol::{FromWorker, GoldenOutput, Loaded, ToWorker};
+use soakd::worker::protocol::{FromWorker, GoldenOutput, Loaded, Mismatch, ToWorker};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -25,22 +25,26 @@ pub struct Faults {
     pub per_hour: f64,
     /// Whether soakd itself is killed.
     pub supervisor_dies: bool,
-    /// Whether clocks step and the host is suspended.
+    /// Whether the wall clock steps.
     pub clocks_jump: bool,
+    /// Whether the host is suspended, or gives soakd no CPU.
+    pub host_sleeps: bool,
 }
 
 impl Faults {
     /// Nothing.
-    pub const NONE: Faults = Faults { per_hour: 0.0, supervisor_dies: false, clocks_jump: false };
+    pub const NONE: Faults = Faults { per_hour: 0.0, supervisor_dies: false, clocks_jump: false, host_sleeps: false };
     /// Something every other hour.
-    pub const FEW: Faults = Faults { per_hour: 0.2, supervisor_dies: true, clocks_jump: true };
+    pub const FEW: Faults = Faults { per_hour: 0.2, supervisor_dies: true, clocks_jump: true, host_sleeps: true };
 }
 
 /// What the worker's memory does.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Memory {
     /// Warms up and stays.
     Flat,
+    /// Cannot be read: nothing is judged, which is nearly all of the arithmetic of a run.
+    Unread,
     /// Grows for ever.
     Leak {
         /// How fast.
@@ -68,8 +72,45 @@ struct Script {
 #[derive(Debug, Default)]
 struct Truth {
     crashes: i64,
+    /// Of the crashes, those by the kernel for memory.
+    ooms: i64,
     hangs: i64,
     supervisor_kills: i64,
+    mismatches: i64,
+    orphans: i64,
+    faults: u64,
+}
+
+/// Rules enough for whatever a short run does; all forty are read in the longer ones.
+const FEW_RULES: &str = r#"
+[[rule]]
+name = "worker_crash"
+severity = "page"
+group_wait = "0s"
+repeat = "0s"
+send_resolved = false
+labels = ["crash"]
+sql = "SELECT CAST(event_id AS TEXT) AS crash, summary AS what FROM event WHERE run_id = :run AND kind IN ('worker_crash', 'worker_oom', 'worker_hang') AND unix_ms >= :recent_ms"
+summary = "{{ what }}"
+[[rule]]
+name = "no_tokens"
+severity = "page"
+group_wait = "0s"
+repeat = "1h"
+labels = ["silent"]
+sql = "SELECT 'silent' AS silent WHERE NOT EXISTS (SELECT 1 FROM process WHERE run_id = :run AND role = 'worker' AND ended_unix_ms IS NULL)"
+summary = "nothing works"
+"#;
+
+/// An empty database, made once: migrations are not what a thousand seeds are about.
+fn empty_database() -> &'static [u8] {
+    static EMPTY: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    EMPTY.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("soak.db");
+        drop(soakd::store::Store::open(&path, soakd::store::Mode::Write).expect("a database"));
+        std::fs::read(path).expect("it is there")
+    })
 }
 
 pub struct World {
@@ -113,6 +154,19 @@ impl World {
         config.canary.enabled = long;
         config.alerts.evaluate_every = Duration::from_secs(if long { 3_600 } else { 600 });
         config.run.look_every = Duration::from_secs(if long { 7_200 } else { 1_800 });
+        if duration < Duration::from_secs(600) {
+            let seconds = Duration::from_secs;
+            config.run.sample_interval = seconds(2);
+            config.run.look_every = seconds(60);
+            (config.worker.heartbeat, config.worker.hang_after) = (seconds(2), seconds(8));
+            (config.worker.healthy_after, config.worker.backoff_max) = (seconds(5), seconds(4));
+            (config.probe.hang_after, config.probe.pss_every) = (seconds(8), seconds(30));
+            config.alerts.evaluate_every = seconds(5);
+            config.alerts.builtin = false;
+            config.alerts.rules = vec![folder.path().join("few.toml")];
+            std::fs::write(folder.path().join("few.toml"), FEW_RULES).expect("written");
+            std::fs::write(folder.path().join("soak.db"), empty_database()).expect("written");
+        }
         let now = Now { wall: UnixMillis(1_700_000_000_000), mono: MonoMillis(1_000_000) };
         World {
             seed,
@@ -204,6 +258,7 @@ impl World {
             Event::Exited { life, words, .. } => {
                 let Some(script) = self.scripts.remove(life) else { return };
                 if script.child.role == Role::Worker && words.exit_code != Some(0) {
+                    self.truth.ooms += i64::from(!script.frozen && words.oom_kills > Some(0));
                     self.truth.hangs += i64::from(script.frozen);
                     self.truth.crashes += i64::from(!script.frozen);
                 }
@@ -313,8 +368,12 @@ impl World {
     fn beat(&self, life: Life) -> FromWorker {
         let script = &self.scripts[&life];
         let tokens = script.progress as i64 * 50;
-        let reading =
-            WorkReading { tokens, requests: tokens / 64, held_host_bytes: 30_000_000, ..WorkReading::default() };
+        let reading = WorkReading {
+            tokens,
+            requests: tokens / 64,
+            held_host_bytes: if self.memory == Memory::Unread { 0 } else { 30_000_000 },
+            ..WorkReading::default()
+        };
         FromWorker::Beat { progress: script.progress, reading }
     }
 
@@ -335,7 +394,7 @@ impl World {
             let age_h = script.map_or(0.0, |script| (self.now.mono.0 - script.born) as f64 / 3.6e6);
             let (base, growth) = match script.map(|script| script.child.role) {
                 Some(Role::Worker) => match self.memory {
-                    Memory::Flat => (300e6, 0.0),
+                    Memory::Flat | Memory::Unread => (300e6, 0.0),
                     Memory::Leak { bytes_per_hour } => (300e6, bytes_per_hour * age_h),
                 },
                 Some(Role::Canary) => (2e6, 200e6 / 48.0 * age_h),
@@ -349,7 +408,7 @@ impl World {
                 ProcessReading {
                     // RSS is followed and judges nothing: one series less a process is half the arithmetic of a run.
                     rss_bytes: None,
-                    rss_anon_bytes: Some(bytes),
+                    rss_anon_bytes: (self.memory != Memory::Unread).then_some(bytes),
                     swap_bytes: Some(0),
                     threads: Some(3),
                     open_fds: Some(12),
@@ -366,13 +425,20 @@ impl World {
         self.due.insert((at, self.order), event);
     }
 
+    /// How many faults there were.
+    pub fn faults_made(&self) -> u64 {
+        self.truth.faults
+    }
+
     fn break_something(&mut self) {
+        self.truth.faults += 1;
         let life_of = |world: &World, role: Role| {
             let alive = |(_, script): &(&Life, &Script)| script.child.role == role && !script.ending && !script.frozen;
             world.scripts.iter().find(alive).map(|(life, script)| (*life, script.child))
         };
-        let kinds = 7 + 3 * u64::from(self.faults.clocks_jump) + u64::from(self.faults.supervisor_dies);
-        match (self.next_random() % kinds, life_of(self, Role::Worker)) {
+        // A supervisor that is killed when its run has its verdict has no run to go on with: the next start begins another.
+        let mortal = self.faults.supervisor_dies && self.core.as_ref().is_some_and(|core| !core.is_ending());
+        match (self.next_random() % 14, life_of(self, Role::Worker)) {
             (0, Some((life, _))) => self.end(life, 1, None, Some(11)),
             (1, Some((life, _))) => self.end(life, 1, Some(3), None),
             (2, Some((life, _))) => self.freeze(life),
@@ -383,12 +449,43 @@ impl World {
             (4, _) => life_of(self, Role::Probe).into_iter().for_each(|(life, _)| self.freeze(life)),
             (5, _) => life_of(self, Role::Probe).into_iter().for_each(|(life, _)| self.end(life, 1, None, Some(6))),
             (6, _) => life_of(self, Role::Mailer).into_iter().for_each(|(life, _)| self.end(life, 1, Some(1), None)),
-            (7, _) => self.now.wall.0 += 3_600_000 - (self.next_random() % 7_200_000) as i64,
-            (8, _) => self.sleep_through(900_000, true),
-            (9, _) => self.sleep_through(20_000, false),
-            (10, _) => self.kill_supervisor(),
+            (7, Some((life, child))) => self.kill_for_memory(life, child),
+            (8, Some((life, child))) => {
+                self.truth.mismatches += 1;
+                let found = Mismatch {
+                    prompt: 0,
+                    stream: 0,
+                    at_loop: 3,
+                    at_token: Some(1),
+                    expected: Some(2),
+                    got: Some(3),
+                    expected_hash: 9,
+                    got_hash: 8,
+                };
+                self.apply(Event::Worker { child, life, message: FromWorker::Mismatch(found) });
+            }
+            (9, _) => {
+                self.truth.orphans += 1;
+                self.apply(Event::OrphanKilled { pid: 4_711, name: "sleep".into() });
+            }
+            (10, _) if self.faults.clocks_jump => {
+                self.now.wall.0 += 3_600_000 - (self.next_random() % 7_200_000) as i64
+            }
+            (11, _) if self.faults.host_sleeps => self.sleep_through(900_000, true),
+            (12, _) if self.faults.host_sleeps => self.sleep_through(20_000, false),
+            (13, _) if mortal => self.kill_supervisor(),
             _ => {}
         }
+    }
+
+    /// The kernel's own kill: SIGKILL that was not ours, and its count of such kills has risen.
+    fn kill_for_memory(&mut self, life: Life, child: ChildId) {
+        let Some(script) = self.scripts.get_mut(&life) else { return };
+        if std::mem::replace(&mut script.ending, true) {
+            return;
+        }
+        let words = LastWords { exit_code: None, exit_signal: Some(9), stderr_tail: String::new(), oom_kills: Some(1) };
+        self.later(self.now.mono.0 + 1, Event::Exited { child, life, words });
     }
 
     fn freeze(&mut self, life: Life) {
@@ -422,13 +519,23 @@ impl World {
         connection.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// What must hold of every run, whatever was done to it.
+    /// What must hold of every run, whatever was done to it. `SOAKD_KEEP` names a copy of the database to look at.
     pub fn check(&self) {
+        if let Some(copy) = std::env::var_os("SOAKD_KEEP") {
+            std::fs::copy(self.folder.path().join("soak.db"), copy).expect("copied");
+        }
         let seed = self.seed;
         let events = |kind: &str| self.number(&format!("SELECT count(*) FROM event WHERE kind = '{kind}'"));
-        assert_eq!(events("worker_crash"), self.truth.crashes, "seed {seed}: crashes are counted once");
+        assert_eq!(
+            events("worker_crash") + events("worker_oom"),
+            self.truth.crashes,
+            "seed {seed}: crashes are counted once"
+        );
+        assert_eq!(events("worker_oom"), self.truth.ooms, "seed {seed}: kills for memory are told from crashes");
+        assert_eq!(events("golden_mismatch"), self.truth.mismatches, "seed {seed}: mismatches are counted once");
+        assert_eq!(events("orphan_killed"), self.truth.orphans, "seed {seed}: orphans");
         assert_eq!(events("worker_hang"), self.truth.hangs, "seed {seed}: hangs are counted once");
-        assert_eq!(events("run_resumed"), self.truth.supervisor_kills, "seed {seed}");
+        assert_eq!(events("run_resumed"), self.truth.supervisor_kills, "seed {seed}: resumptions");
         assert_eq!(self.number("SELECT count(*) FROM run"), 1, "seed {seed}: one run");
         let ended = "SELECT count(*) FROM run WHERE state <> 'running' AND verdict IS NOT NULL";
         assert_eq!(self.number(ended), 1, "seed {seed}: a verdict");
@@ -440,13 +547,26 @@ impl World {
              WHERE before NOT IN ('lost') AND wait_ms BETWEEN 0 AND {}",
             self.config.worker.backoff_min.as_millis() as i64 - 1
         );
-        if !self.faults.clocks_jump {
+        if !self.faults.clocks_jump && !self.faults.host_sleeps {
             assert_eq!(self.number(&close), 0, "seed {seed}: restarts keep their distance");
         }
-        assert_eq!(self.number(&self.untold_holes()), 0, "seed {seed}: a hole that no gap tells of");
-        let unmailed = "SELECT count(*) FROM alert WHERE fired_unix_ms IS NOT NULL AND severity = 'page'
+        // In a run of minutes a step of an hour puts all of it out of order; the longer ones step, too, and are checked.
+        let brief = self.config.run.duration < Duration::from_secs(600);
+        let stepped = brief && self.number("SELECT count(*) FROM event WHERE kind = 'clock_step'") > 0;
+        assert_eq!(
+            if stepped { 0 } else { self.number(&self.untold_holes()) },
+            0,
+            "seed {seed}: a hole that no gap tells of"
+        );
+        let undecided = "SELECT count(*) FROM alert WHERE fired_unix_ms IS NOT NULL AND severity = 'page'
             AND NOT EXISTS (SELECT 1 FROM alert_decision AS d WHERE d.alert_id = alert.alert_id)";
-        assert_eq!(self.number(unmailed), 0, "seed {seed}: what fires is decided upon");
+        assert_eq!(self.number(undecided), 0, "seed {seed}: what fires is decided upon");
+        let unmailed = "SELECT count(*) FROM alert WHERE fired_unix_ms IS NOT NULL AND severity = 'page'
+            AND NOT EXISTS (SELECT 1 FROM alert_decision AS d JOIN outbox USING (outbox_id) WHERE d.alert_id = alert.alert_id)
+            AND NOT EXISTS (SELECT 1 FROM alert_decision AS d WHERE d.alert_id = alert.alert_id AND d.reason LIKE 'inhibited%')";
+        if !self.config.alerts.builtin {
+            assert_eq!(self.number(unmailed), 0, "seed {seed}: each alert that fired has a mail");
+        }
         if self.truth.crashes > 0 {
             let mails = "SELECT count(*) FROM outbox WHERE kind = 'alert'";
             assert!(self.number(mails) > 0, "seed {seed}: crashes are mailed");

@@ -3,7 +3,7 @@
 use indicatif::MultiProgress;
 use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::{MakeWriter, format};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -14,11 +14,19 @@ pub fn init(bars: Option<MultiProgress>) {
     if std::env::var_os("JOURNAL_STREAM").is_some()
         && let Ok(journal) = tracing_journald::layer()
     {
+        // `journalctl SOAKD_KIND=worker_crash`, `journalctl -t soakd SOAKD_RUN=3`.
+        let journal = journal.with_field_prefix(Some("SOAKD".to_owned())).with_syslog_identifier("soakd".to_owned());
         let _ = tracing_subscriber::registry().with(filter).with(journal).try_init(); // set already: a test
         return;
     }
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let lines = tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours).with_writer(PastBars(bars));
+    // The fields are for the journal; to people the sentence says the same.
+    let sentence = format::debug_fn(|to, field, value| match field.name() {
+        "message" => write!(to, "{value:?}"),
+        _ => Ok(()),
+    });
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours).fmt_fields(sentence);
+    let lines = lines.with_writer(PastBars(bars));
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
 }
 

@@ -165,6 +165,26 @@ fn ten_thousand_crashes_are_one_mail_and_a_bounded_outbox() {
 }
 
 #[test]
+fn a_storm_is_told_once_an_hour_though_soakd_is_killed_again_and_again() {
+    let mut bench = Bench::new();
+    let ten = "json_each('[1,2,3,4,5,6,7,8,9,10]')";
+    let rule = format!(
+        "[[rule]]\nname = \"each\"\nseverity = \"page\"\nrepeat = \"1h\"\ngroup_wait = \"0s\"\ngroup_by = [\"n\"]\n\
+         summary = \"{{{{ n }}}}\"\nsql = \"SELECT a.value || '.' || b.value AS n FROM {ten} AS a, {ten} AS b\"\n"
+    );
+    let set = RuleSet::parse("storm.toml", &rule).expect("a rule");
+    for life in 0..5 {
+        let mut alerting = Alerting::open(&bench.store, bench.context(), set.clone()).expect("alerting");
+        alerting.tick(&mut bench.store, at(10 + life * 20), Moment::Regular).expect("tick");
+        alerting.tick(&mut bench.store, at(20 + life * 20), Moment::Regular).expect("tick");
+    }
+    let storms = bench.rows("SELECT count(*) FROM outbox WHERE subject LIKE '%wait for the hour%'");
+    assert_eq!(storms, [[json!(1)]], "one mail tells of what waits");
+    let mails = bench.rows("SELECT count(*) FROM outbox");
+    assert!(mails[0][0].as_i64().is_some_and(|mails| mails <= 61), "the budget of an hour holds: {mails:?}");
+}
+
+#[test]
 fn a_reload_with_a_mistake_keeps_the_old_rules_and_says_where() {
     let bench = Bench::new();
     let mut alerting = bench.alerting();
