@@ -15,6 +15,8 @@ pub const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 12;
 /// Longest payload. The largest real message (a minute's histograms of 16 streams) is under 200 kB.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// Of what is said about a payload that is no message.
+const ERROR_CHARS_MAX: usize = 400;
 
 /// What is wrong with a child's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +90,9 @@ impl Decoder {
         if crc32(payload) != checksum {
             return Err(WireError::Checksum(payload.len()));
         }
-        let message = serde_json::from_slice(payload).map_err(|e| WireError::Message(e.to_string()))?;
+        // What serde says may quote the payload, and this goes into a log and an event.
+        let said = |error: serde_json::Error| error.to_string().chars().take(ERROR_CHARS_MAX).collect();
+        let message = serde_json::from_slice(payload).map_err(|error| WireError::Message(said(error)))?;
         self.bytes.drain(..end);
         Ok(Some(message))
     }

@@ -120,6 +120,7 @@ fn fuzz(what: &'static str, weight: u64, one: impl Fn(&mut Dice)) {
         under_way.1.store(began.elapsed().as_millis() as u64, Ordering::Relaxed);
         let mut dice = Dice(seed.wrapping_mul(0x5851_f42d_4c95_7f2d) ^ case.wrapping_mul(0x2545_f491_4f6c_dd1d));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| one(&mut dice))) {
+            under_way.1.store(u64::MAX, Ordering::Relaxed); // what hangs is over, too
             eprintln!("{what}: SOAKD_SEED={seed} SOAKD_FUZZ_CASE={case} panics");
             std::panic::resume_unwind(panic);
         }
