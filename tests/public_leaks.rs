@@ -84,11 +84,24 @@ fn told(finding: &Finding) -> String {
     )
 }
 
-/// Found, and named per request within a tenth of the truth.
+/// What a run says of them at its end: the detector's finding, with what a request takes where a run states it.
+fn said_by_a_run(points: &[Point]) -> Finding {
+    let mut watch = Watch::new(Params::default());
+    for point in points {
+        let reading = ProcessReading { rss_anon_bytes: Some(point.bytes as i64), ..ProcessReading::default() };
+        let whose = Whose { role: Role::Worker, ordinal: 0, segment: 1, requests: point.requests };
+        watch.process(whose, UnixMillis((point.unix_s * 1e3) as i64), &reading);
+    }
+    let key = SeriesKey { kind: SeriesKind::AnonSwap, role: Some(Role::Worker), ordinal: 0 };
+    watch.look().into_iter().find(|look| look.key == key).expect("looked at").finding
+}
+
+/// Found, as growth without an end, and named per request within a tenth of the truth. Under a load that is nearly even,
+/// linear in time and linear in requests are one shape.
 fn leaks_per_request(points: &[Point], bytes: f64) {
-    let finding = judged(points);
+    let finding = said_by_a_run(points);
     assert!(finding.alarmed && finding.verdict == Verdict::Outside, "{}", told(&finding));
-    assert_eq!(finding.shape, Shape::PerRequest, "{}", told(&finding));
+    assert!(matches!(finding.shape, Shape::PerRequest | Shape::Linear), "{}", told(&finding));
     let said = finding.slope_bytes_per_request.unwrap_or_else(|| panic!("{}", told(&finding)));
     assert!((said / bytes - 1.0).abs() < 0.1, "{said:.1} bytes a request where {bytes:.1} leak: {}", told(&finding));
 }

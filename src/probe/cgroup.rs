@@ -33,8 +33,11 @@ pub fn to_itself(pid: i32) -> Option<PathBuf> {
 fn is_own(path: &str) -> bool {
     let last = path.rsplit('/').next().unwrap_or(path);
     let container = ["docker-", "libpod-", "cri-containerd-", "crio-"].iter().any(|start| last.starts_with(start));
-    let service = last.ends_with(".service") && !last.starts_with("user@");
-    service || (container && last.ends_with(".scope"))
+    match last.rsplit_once('.').map(|(_, kind)| kind) {
+        Some("service") => !last.starts_with("user@"),
+        Some("scope") => container,
+        _ => false,
+    }
 }
 
 /// `memory.current` of the group in `folder`.

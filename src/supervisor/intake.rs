@@ -167,6 +167,13 @@ impl Core {
     fn take_readings(&mut self, readings: &Readings, now: Now) {
         self.probe.heard = now.mono;
         self.close_sampling_gap(now);
+        // Before the processes, so that who is missing among them can be told from one who went by himself.
+        if let Outcome::Present(cgroup) = &readings.cgroup {
+            let before = std::mem::replace(&mut self.probe.oom_kills, cgroup.oom_kills.or(cgroup.host_oom_kills));
+            if let Some((before, after)) = before.zip(self.probe.oom_kills).filter(|(before, after)| after > before) {
+                self.roles.oom(now.mono, after - before);
+            }
+        }
         for answer in &readings.processes {
             if let Outcome::Present(figures) = &answer.reading {
                 self.take_process(answer.pid, figures.reading, now);
@@ -179,12 +186,6 @@ impl Core {
             }
         }
         self.ledger.sample_host(now.wall, readings.host);
-        if let Outcome::Present(cgroup) = &readings.cgroup {
-            let before = std::mem::replace(&mut self.probe.oom_kills, cgroup.oom_kills.or(cgroup.host_oom_kills));
-            if before.zip(self.probe.oom_kills).is_some_and(|(before, after)| after > before) {
-                self.roles.oom(now.mono);
-            }
-        }
         self.take_gpus(&readings.gpus, now);
         for event in &readings.gpu_events {
             self.take_gpu_event(event, now);

@@ -44,11 +44,35 @@ struct Present {
     last: ProcessReading,
 }
 
+/// How somebody left a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    /// It did not: the process is in another role now, or others joined it.
+    Renamed,
+    /// Killed by the kernel for memory.
+    Oom,
+    /// Nobody can tell how.
+    Somehow,
+}
+
 /// All roles of the target.
 #[derive(Debug, Clone, Default)]
 pub struct Roles {
     known: BTreeMap<String, Known>,
-    oom_rose: Option<MonoMillis>,
+    oom: Option<Oom>,
+}
+
+/// Kills of the kernel's that nobody has been found for yet.
+#[derive(Debug, Clone, Copy)]
+struct Oom {
+    rose: MonoMillis,
+    kills: i64,
+}
+
+impl Oom {
+    fn explains(&self, now: MonoMillis) -> bool {
+        self.kills > 0 && now.since(self.rose) <= OOM_MS
+    }
 }
 
 impl Roles {
@@ -56,12 +80,29 @@ impl Roles {
     #[must_use]
     pub fn known_before(rows: Vec<(u32, String, u32)>) -> Roles {
         let known = rows.into_iter().map(|(ordinal, name, lives)| (name, Known { ordinal, lives, present: None }));
-        Roles { known: known.collect(), oom_rose: None }
+        Roles { known: known.collect(), oom: None }
     }
 
-    /// The kernel has killed for memory.
-    pub fn oom(&mut self, now: MonoMillis) {
-        self.oom_rose = Some(now);
+    /// The kernel has killed for memory, so many times.
+    pub fn oom(&mut self, now: MonoMillis, kills: i64) {
+        self.oom = Some(Oom { rose: now, kills });
+    }
+
+    /// Whom the kernel killed: of all that are missing the largest, as it chooses too.
+    fn victim(&self, now: MonoMillis) -> Option<String> {
+        self.oom.filter(|oom| oom.explains(now))?;
+        let missing = self.known.iter().filter_map(|(name, known)| {
+            let present = known.present.as_ref().filter(|present| present.seen < now)?;
+            Some((present.last.rss_anon_bytes, name))
+        });
+        missing.max().map(|(_, name)| name.clone())
+    }
+
+    /// One of the kernel's kills is explained; false: there was none of late.
+    fn take_kill(&mut self, now: MonoMillis) -> bool {
+        let Some(oom) = self.oom.as_mut().filter(|oom| oom.explains(now)) else { return false };
+        oom.kills -= 1;
+        true
     }
 
     /// Each ordinal's name.
@@ -79,10 +120,21 @@ impl Core {
         for answer in answers {
             self.take_role(answer, requests, now);
         }
+        let victim = self.roles.victim(now.mono);
         let gone: Vec<String> =
             self.roles.known.iter().filter(|(_, k)| is_gone(k, now.mono)).map(|(n, _)| n.clone()).collect();
         for name in gone {
-            self.end_role(&name, now);
+            let was = self.roles.known.get_mut(&name).and_then(|known| known.present.take());
+            let Some(was) = was else { continue };
+            // Who goes on under another name has begun another program.
+            let how = if answers.iter().any(|answer| answer.pid == was.pid) {
+                Gone::Renamed
+            } else if victim.as_ref() == Some(&name) && self.roles.take_kill(now.mono) {
+                Gone::Oom
+            } else {
+                Gone::Somehow
+            };
+            self.close_role(&name, &was, how, now);
         }
     }
 
@@ -118,8 +170,14 @@ impl Core {
         let was = self.roles.known.get_mut(&answer.name).and_then(|known| known.present.take());
         let fewer = was.as_ref().is_some_and(|was| answer.processes <= was.processes);
         if let Some(was) = was {
-            // One that joined has replaced nobody.
-            self.close_role(&answer.name, &was, fewer, now);
+            // One that joined has replaced nobody. Of several alike, the one that is missing may be whom the kernel chose.
+            let killed = fewer && self.roles.victim(now.mono).is_none_or(|victim| victim == answer.name);
+            let how = match fewer {
+                true if killed && self.roles.take_kill(now.mono) => Gone::Oom,
+                true => Gone::Somehow,
+                false => Gone::Renamed,
+            };
+            self.close_role(&answer.name, &was, how, now);
         }
         let life = self.next_life();
         let Some(known) = self.roles.known.get_mut(&answer.name) else { return };
@@ -145,25 +203,14 @@ impl Core {
         self.ledger.flush(now); // its first sample needs the row
     }
 
-    fn end_role(&mut self, name: &str, now: Now) {
-        let was = self.roles.known.get_mut(name).and_then(|known| known.present.take());
-        if let Some(was) = was {
-            self.close_role(name, &was, true, now);
-        }
-    }
-
-    /// Ends a role's row. `told`: somebody of it is gone while the rest of the tree lives on.
-    fn close_role(&mut self, name: &str, was: &Present, told: bool, now: Now) {
-        let oom = told && self.roles.oom_rose.is_some_and(|at| now.mono.since(at) <= OOM_MS);
-        let reason = if oom { EndReason::Oom } else { EndReason::Unknown };
+    /// Ends a role's row, and tells of it where somebody is gone while the rest of the tree lives on.
+    fn close_role(&mut self, name: &str, was: &Present, how: Gone, now: Now) {
+        let reason = if how == Gone::Oom { EndReason::Oom } else { EndReason::Unknown };
         self.put_end(was, reason, now);
-        if !told {
-            return;
-        }
-        let (kind, severity, how) = if oom {
-            (EventKind::WorkerOom, EventSeverity::Error, "was killed by the kernel for memory")
-        } else {
-            (EventKind::ProcessEnded, EventSeverity::Warning, "is gone, or has begun another program")
+        let (kind, severity, how) = match how {
+            Gone::Renamed => return,
+            Gone::Oom => (EventKind::WorkerOom, EventSeverity::Error, "was killed by the kernel for memory"),
+            Gone::Somehow => (EventKind::ProcessEnded, EventSeverity::Warning, "is gone"),
         };
         self.counts.add(kind);
         let summary = format!("a process of the target ({name}, pid {}) {how}; the rest of it lives on", was.pid);
@@ -200,4 +247,38 @@ impl Core {
 
 fn is_gone(known: &Known, now: MonoMillis) -> bool {
     known.present.as_ref().is_some_and(|present| now.since(present.seen) > GONE_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(ordinal: u32, seen_ms: i64, anon: i64) -> Known {
+        let last = ProcessReading { rss_anon_bytes: Some(anon), ..ProcessReading::default() };
+        let (began, seen) = (MonoMillis(0), MonoMillis(seen_ms));
+        let present = Present { life: Life(1), roster: 1, pid: 7, processes: 1, began, seen, last };
+        Known { ordinal, lives: 1, present: Some(present) }
+    }
+
+    #[test]
+    fn the_kernels_victim_is_the_largest_of_those_that_are_missing() {
+        let mut roles = Roles::default();
+        roles.known.insert("front".into(), known(0, 10_000, 900));
+        roles.known.insert("engine/1".into(), known(1, 8_000, 500));
+        roles.known.insert("helper/2".into(), known(2, 7_000, 10));
+        let now = MonoMillis(10_000);
+        assert_eq!(roles.victim(now), None, "the kernel has killed nobody");
+        roles.oom(MonoMillis(9_000), 1);
+        assert_eq!(roles.victim(now).as_deref(), Some("engine/1"), "the front is larger, and there");
+        assert!(roles.take_kill(now));
+        assert_eq!(roles.victim(now), None, "one kill has one victim");
+        roles.oom(MonoMillis(9_000), 1);
+        assert_eq!(roles.victim(MonoMillis(9_000 + OOM_MS + 1)), None, "that was long ago");
+    }
+
+    #[test]
+    fn who_is_not_seen_for_a_moment_is_not_gone() {
+        let one = known(0, 5_000, 1);
+        assert!(!is_gone(&one, MonoMillis(5_000 + GONE_MS)) && is_gone(&one, MonoMillis(5_001 + GONE_MS)));
+    }
 }

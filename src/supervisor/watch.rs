@@ -209,7 +209,7 @@ impl Watch {
         let mut looks = Vec::with_capacity(self.series.len());
         for (key, tracked) in &mut self.series {
             let mut finding = self.pace.ours(tracked.detector.look());
-            excuse(key, &mut finding, tracked.bytes - tracked.floor, self.known_caches);
+            excuse(*key, &mut finding, tracked.bytes - tracked.floor, self.known_caches);
             name_per_request(&mut finding, &tracked.per_request);
             let ([lo, hi], wide) = (finding.drift_ci95_bytes, KNOWN_TOLERANCES_MAX * self.params.tolerance_bytes);
             if lo < -wide && hi > wide {
@@ -218,8 +218,8 @@ impl Watch {
             }
             let rang = finding.alarmed && !tracked.finding.as_ref().is_some_and(|before| before.alarmed);
             tracked.finding = Some(finding.clone());
-            let judged = counts(key, tracked.judged, &finding);
-            looks.push(Look { key: *key, judged, finding, rang, bytes: tracked.bytes, name: name(&self.roles, key) });
+            let judged = counts(*key, tracked.judged, &finding);
+            looks.push(Look { key: *key, judged, finding, rang, bytes: tracked.bytes, name: name(&self.roles, *key) });
         }
         looks
     }
@@ -229,7 +229,7 @@ impl Watch {
     pub fn last(&self) -> Vec<Look> {
         let look = |(key, tracked): (&SeriesKey, &Tracked)| {
             let finding = tracked.finding.clone()?;
-            let (judged, name) = (counts(key, tracked.judged, &finding), name(&self.roles, key));
+            let (judged, name) = (counts(*key, tracked.judged, &finding), name(&self.roles, *key));
             Some(Look { key: *key, judged, finding, rang: false, bytes: tracked.bytes, name })
         };
         self.series.iter().filter_map(look).collect()
@@ -244,7 +244,7 @@ impl Watch {
 
 /// Growth of a target that its known caches explain is no finding yet: neither a leak, nor shown to be none. `risen`: bytes
 /// above the least of this segment.
-fn excuse(key: &SeriesKey, finding: &mut Finding, risen: f64, known_caches: f64) {
+fn excuse(key: SeriesKey, finding: &mut Finding, risen: f64, known_caches: f64) {
     let targets = matches!(key.role, Some(Role::Worker | Role::TargetChild) | None);
     if targets && finding.drift_bytes > 0.0 && risen <= known_caches && finding.verdict == Verdict::Outside {
         finding.verdict = Verdict::Inconclusive;
@@ -265,11 +265,11 @@ fn name_per_request(finding: &mut Finding, line: &PerRequest) {
 
 /// Whether a finding counts. A role that leaks is a leak; one that is not sure yet (it may have lived for minutes) does not
 /// hold up the verdict, for its memory is in the tree's series too.
-fn counts(key: &SeriesKey, judged: bool, finding: &Finding) -> bool {
+fn counts(key: SeriesKey, judged: bool, finding: &Finding) -> bool {
     judged || (key.role == Some(Role::TargetChild) && finding.verdict == Verdict::Outside)
 }
 
-fn name(roles: &BTreeMap<u32, String>, key: &SeriesKey) -> Option<String> {
+fn name(roles: &BTreeMap<u32, String>, key: SeriesKey) -> Option<String> {
     (key.role == Some(Role::TargetChild)).then(|| roles.get(&key.ordinal).cloned()).flatten()
 }
 
@@ -424,7 +424,7 @@ mod tests {
         for (what, key, drift, risen, caches, expected) in cases {
             let mut finding = look(SeriesKind::AnonSwap, true, Verdict::Outside, drift).finding;
             finding.alarmed = true;
-            excuse(&key, &mut finding, risen, caches);
+            excuse(key, &mut finding, risen, caches);
             assert_eq!((finding.verdict, finding.alarmed), (expected, expected == Verdict::Outside), "{what}");
         }
     }
