@@ -86,7 +86,7 @@ fn told(finding: &Finding) -> String {
 
 /// What a run says of them at its end: the detector's finding, with what a request takes where a run states it.
 fn said_by_a_run(points: &[Point]) -> Finding {
-    let mut watch = Watch::new(Params::default());
+    let mut watch = Watch::new(Params::default(), None);
     for point in points {
         let reading = ProcessReading { rss_anon_bytes: Some(point.bytes as i64), ..ProcessReading::default() };
         let whose = Whose { role: Role::Worker, ordinal: 0, segment: 1, requests: point.requests };
@@ -140,7 +140,7 @@ fn prompt_cache(hours: f64) -> Vec<Point> {
 fn llama_cpp_25740_is_no_leak_while_it_fills_for_whoever_says_how_large_it_may_be() {
     // Until it is full nobody can tell it from a leak by its figures; `target.known_caches` tells.
     let watched = |known_caches: u64| {
-        let mut watch = Watch::new(Params::default()).with_known_caches(known_caches);
+        let mut watch = Watch::new(Params::default(), None).with_known_caches(known_caches);
         let mut rang = false;
         for (at, point) in prompt_cache(20.0).iter().enumerate() {
             let reading = ProcessReading { rss_anon_bytes: Some(point.bytes as i64), ..ProcessReading::default() };

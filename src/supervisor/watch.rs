@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_leak_is_stated_per_request_by_the_present_segment() {
-        let mut watch = Watch::new(Params::default());
+        let mut watch = Watch::new(Params::default(), None);
         let key = SeriesKey { kind: SeriesKind::AnonSwap, role: Some(Role::Worker), ordinal: 0 };
         for s in 0..4_000i64 {
             // Restarted after a thousand seconds; ten requests a second lose 20 000 bytes each, on memory that breathes.
