@@ -51,6 +51,20 @@ fn facts_are_what_was_written() {
     assert_eq!(facts.vram_bytes_max(), Some(13_421_772_800.0));
 }
 
+/// The README's fifth question joins the two views by the minute; histograms are handed over at any second of it.
+#[test]
+fn throughput_and_latency_join_by_the_minute() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    history::write(&path, SHORT);
+    let database = rusqlite::Connection::open(&path).expect("SQLite");
+    let sql = "SELECT count(*), count(l.p99_ms) FROM v_throughput AS t LEFT JOIN v_latency AS l
+               ON l.run_id = t.run_id AND l.minute = t.minute AND l.kind = 'token'";
+    let (minutes, joined): (i64, i64) =
+        database.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("a row");
+    assert!(minutes > 100 && joined > minutes * 9 / 10, "{joined} of {minutes} minutes have a latency");
+}
+
 #[test]
 fn the_text_report_is_the_golden_one() {
     let (_folder, facts) = written(SHORT);

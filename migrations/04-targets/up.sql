@@ -59,3 +59,14 @@ SELECT p.run_id,
   round(m.cgroup_bytes / 1e6, 3) AS cgroup_mb, m.threads_max AS threads, m.open_fds_max AS open_fds,
   round((m.cpu_ms_last - m.cpu_ms_first) / 10.0 / max(m.samples - 1, 1), 2) AS cpu_percent
 FROM process_minute AS m JOIN process AS p USING (process_id);
+
+-- A histogram is handed over when its minute is over, at any second; `minute` is the calendar's, as in the other views, so that
+-- they can be joined.
+DROP VIEW v_latency;
+CREATE VIEW v_latency AS
+SELECT p.run_id,
+  CASE WHEN p.role IN ('worker', 'target_child') THEN p.role || '-' || p.ordinal ELSE p.role END AS process,
+  l.kind, strftime('%Y-%m-%dT%H:%M:00Z', l.unix_ms / 1000, 'unixepoch') AS minute, l.count,
+  round(l.p50_us / 1e3, 3) AS p50_ms, round(l.p95_us / 1e3, 3) AS p95_ms, round(l.p99_us / 1e3, 3) AS p99_ms,
+  round(l.max_us / 1e3, 3) AS max_ms
+FROM latency AS l JOIN process AS p USING (process_id);

@@ -292,17 +292,25 @@ fn endless(bytes: i64) -> f64 {
     }
 }
 
+/// Soakds before 2026-11-26 wrote an interval of thousands of tolerances where they knew nothing: no machine holds so much.
+const UNKNOWN_BYTES: f64 = 1e11;
+
 fn read_finding(row: &Row<'_>) -> rusqlite::Result<(Finding, UnixMillis, bool)> {
     let bytes = |name: &str| row.get::<_, i64>(name).map(endless);
     let moment = |name: &str| row.get::<_, Option<i64>>(name).map(|at| at.map(|ms| ms as f64 / 1e3));
+    let (mut interval, mut detectable) =
+        ([bytes("drift_lo_bytes")?, bytes("drift_hi_bytes")?], bytes("minimum_detectable_drift_bytes")?);
+    if interval[0] < -UNKNOWN_BYTES && interval[1] > UNKNOWN_BYTES {
+        (interval, detectable) = ([f64::NEG_INFINITY, f64::INFINITY], f64::INFINITY);
+    }
     let finding = Finding {
         verdict: verdict(&row.get::<_, String>("verdict")?),
         shape: shape(&row.get::<_, String>("shape")?),
         drift_bytes: bytes("drift_bytes")?,
-        drift_ci95_bytes: [bytes("drift_lo_bytes")?, bytes("drift_hi_bytes")?],
+        drift_ci95_bytes: interval,
         slope_bytes_per_hour: row.get("slope_bytes_per_hour")?,
         slope_bytes_per_request: row.get("slope_bytes_per_request")?,
-        minimum_detectable_drift_bytes: bytes("minimum_detectable_drift_bytes")?,
+        minimum_detectable_drift_bytes: detectable,
         samples: row.get::<_, i64>("samples")?.unsigned_abs(),
         span_s: row.get("span_s")?,
         crossing_unix_s: moment("crossing_from_unix_ms")?.zip(moment("crossing_to_unix_ms")?).map(|(a, b)| [a, b]),

@@ -13,7 +13,7 @@ use crate::model::sample::WorkReading;
 use crate::{clock, wire};
 use std::io::{Read, Write};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -51,7 +51,6 @@ enum Out {
 #[derive(Default)]
 struct Shared {
     progress: AtomicU64,
-    loaded: AtomicBool,
     beat_us: AtomicI64,
     reading: Mutex<WorkReading>,
 }
@@ -141,7 +140,6 @@ fn work(
         }),
     );
     shared.beat_us.store((plan.beat_ms.max(1) * 1_000) as i64, Ordering::Relaxed);
-    shared.loaded.store(true, Ordering::Release);
     let scenario = plan.scenario;
     let soak = Soak::new(plan.clone(), &opened.backend, facts.vocab);
     let now = clock::micros();
@@ -343,6 +341,7 @@ fn read_orders(mut input: impl Read, orders: &SyncSender<ToWorker>, gone: &impl 
 
 fn write_out(mut output: impl Write, out: &Receiver<Out>, shared: &Shared, gone: &impl Fn()) {
     let mut beat_due_us = clock::micros();
+    let mut loaded = false; // as the supervisor has been told: no beat may overtake that
     loop {
         let now_us = clock::micros();
         if now_us >= beat_due_us {
@@ -351,13 +350,16 @@ fn write_out(mut output: impl Write, out: &Receiver<Out>, shared: &Shared, gone:
                 known => known,
             };
             beat_due_us = now_us.max(beat_due_us + every_us);
-            if shared.loaded.load(Ordering::Acquire) && write(&mut output, &beat(shared)).is_err() {
+            if loaded && write(&mut output, &beat(shared)).is_err() {
                 return gone();
             }
         }
         let wait_us = (beat_due_us - clock::micros()).max(0) as u64;
         let frame = match out.recv_timeout(Duration::from_micros(wait_us)) {
-            Ok(Out::Message(message)) => wire::encode(&message),
+            Ok(Out::Message(message)) => {
+                loaded |= matches!(message, FromWorker::Loaded(_));
+                wire::encode(&message)
+            }
             Ok(Out::Raw(bytes)) => bytes,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
