@@ -195,9 +195,10 @@ fn disturb(name: &str, d: &mut Draft, rng: &mut Rng) {
             }
         }
         "cache" => {
-            let (amp, full) = (rng.range(40.0, 300.0), rng.log_range(0.4, 6.0));
-            let bent = rng.chance(0.4);
-            add(d, |t| amp * if bent { 1.0 - (-2.5 * t / full).exp() } else { (t / full).min(1.0) });
+            // Steadily within two hours, or ever more slowly for up to three times as long.
+            let (amp, full) = (rng.range(40.0, 300.0), rng.log_range(0.3, 2.2));
+            let bent = rng.chance(0.5);
+            add(d, |t| amp * if bent { 1.0 - (-t / full).exp() } else { (t / full).min(1.0) });
         }
         "spikes" => {
             for _ in 0..rng.whole(3, 40) {

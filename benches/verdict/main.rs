@@ -1,7 +1,8 @@
 //! How good is the verdict? Simulated series of 48 hours, watched throughout, for soakd and for what people use.
 //!
-//! `cargo bench --bench verdict -- [SEED [TRACES [all]]]`: TRACES series of each nuisance and class (default 5). With `all`, the
-//! nuisances that were held out while tuning are run too. Prints tables by nuisance and by leak, and the seed.
+//! `cargo bench --bench verdict -- [SEED [TRACES [all|held]]]`: TRACES series of each nuisance and class (default 5). With `all`,
+//! the nuisances that were held out while tuning are run too; with `held`, only those. Prints tables by nuisance and by leak,
+//! each series that was called wrongly, and the seed.
 
 mod corpus;
 mod peers;
@@ -20,6 +21,8 @@ struct Outcome {
     within: bool,
     covered: bool,
     peers: Vec<Option<f64>>,
+    /// What it is made of, for the list of those called wrongly.
+    what: String,
 }
 
 fn main() {
@@ -27,10 +30,14 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let seed: u64 = words.first().and_then(|s| s.parse().ok()).unwrap_or(20_261_124);
     let each: u64 = words.get(1).and_then(|s| s.parse().ok()).unwrap_or(5);
-    let kinds = if words.get(2).is_some_and(|w| w == "all") { NUISANCES.len() } else { TUNED };
+    let kinds = match words.get(2).map(String::as_str) {
+        Some("all") => 0..NUISANCES.len(),
+        Some("held") => TUNED..NUISANCES.len(),
+        _ => 0..TUNED,
+    };
     let mut outcomes = Vec::new();
     let mut seconds = 0.0;
-    for kind in 0..kinds {
+    for kind in kinds.clone() {
         for class in 0..3 {
             for i in 0..each {
                 outcomes.push(run(seed, i + 1000 * kind as u64, class, kind, &mut seconds));
@@ -39,6 +46,7 @@ fn main() {
     }
     println!("seed {seed}, {} series of 48 h, {:.3} s each to judge", outcomes.len(), seconds / outcomes.len() as f64);
     table("soakd", &outcomes, kinds, |o| o.alarm_h);
+    wrong(&outcomes);
     summary("soakd", &outcomes, |o| o.alarm_h);
     for (i, (name, _)) in peers::PEERS.iter().enumerate() {
         summary(name, &outcomes, |o| o.peers[i]);
@@ -62,7 +70,28 @@ fn run(seed: u64, index: u64, class: u8, kind: usize, seconds: &mut f64) -> Outc
         alarm_h: f.first_alarm_unix_s.map(|at| (at - first) / 3600.0),
         within: f.verdict == Verdict::Within,
         covered: f.drift_ci95_bytes[0] <= t.drift_bytes && t.drift_bytes <= f.drift_ci95_bytes[1],
+        what: format!(
+            "trace {index}: {}{}, a sample every {:.0} s, true drift {:.0} MB, said {:.0} ({:.0} to {:.0})",
+            t.parts,
+            t.leak.map_or(String::new(), |l| format!(", {}", LEAKS[l])),
+            t.interval_s,
+            t.drift_bytes / 1e6,
+            f.drift_bytes / 1e6,
+            f.drift_ci95_bytes[0] / 1e6,
+            f.drift_ci95_bytes[1] / 1e6
+        ),
         peers: peers::PEERS.iter().map(|(_, peer)| peers::first_alarm(*peer, &levels)).collect(),
+    }
+}
+
+/// False alarms and leaks that were missed, one a line.
+fn wrong(outcomes: &[Outcome]) {
+    for o in outcomes {
+        match (o.class, o.alarm_h) {
+            (2, None) => println!("missed: {}", o.what),
+            (0 | 1, Some(at)) => println!("false alarm after {at:.1} h: {}", o.what),
+            _ => {}
+        }
     }
 }
 
@@ -97,10 +126,15 @@ fn head() {
     println!("* soakd's own verdict and interval, in every row: the others state none");
 }
 
-fn table(name: &str, outcomes: &[Outcome], kinds: usize, alarm: impl Fn(&Outcome) -> Option<f64> + Copy) {
+fn table(
+    name: &str,
+    outcomes: &[Outcome],
+    kinds: std::ops::Range<usize>,
+    alarm: impl Fn(&Outcome) -> Option<f64> + Copy,
+) {
     println!("\n{name}, by nuisance and by leak");
     head();
-    for kind in 0..kinds {
+    for kind in kinds {
         let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.nuisance == kind).collect();
         line(NUISANCES[kind], &of, alarm);
     }

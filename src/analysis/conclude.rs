@@ -22,6 +22,9 @@ const EXPECTED_DETECTABLE: f64 = 0.12;
 /// Growth smaller than this (2 MB in tolerances) has no shape.
 const SHAPELESS: f64 = 0.04;
 
+/// Beside a saw-tooth, steps that sum to less than this (20 MB in tolerances) are its own leavings.
+const STEP_BESIDE_SAW: f64 = 0.4;
+
 /// Drift and its 95 % interval, in tolerances.
 type Estimate = (f64, [f64; 2]);
 
@@ -130,7 +133,9 @@ fn shape(d: &Detector, (drift, [lo, hi]): Estimate, steps: &StepLeak, by_sum: bo
     if warm >= largest {
         Shape::Saturating
     } else if stepped >= largest {
-        Shape::Step
+        // What is left of a saw-tooth's falls is no step.
+        let left_over = d.sawtooth.period_h.is_some() && stepped < STEP_BESIDE_SAW;
+        if left_over { Shape::Sawtooth } else { Shape::Step }
     } else {
         of_leak()
     }

@@ -51,9 +51,9 @@ pub struct Hypothesis {
 }
 
 /// Priors on the size of a drift: weight and standard deviation in tolerances. Within the tolerance lies the little that
-/// any process gains; beyond it anything from one to a hundred tolerances.
+/// any process gains; beyond it most leaks are of one to thirty tolerances, few of hundreds.
 const TOLERATED_SD: f64 = 0.3;
-const LEAK_SDS: [f64; 4] = [1.5, 5.0, 20.0, 100.0];
+const LEAK_SIZES: [(f64, f64); 5] = [(0.25, 1.5), (0.3, 5.0), (0.3, 15.0), (0.1, 40.0), (0.05, 200.0)];
 /// Prior odds: nothing drifts, a little drifts, something leaks.
 const P_NONE: f64 = 0.5;
 const P_TOLERATED: f64 = 0.3;
@@ -194,7 +194,7 @@ fn under_noise(
     let shared_common: Vec<usize> = (DAY_0..DAY_0 + 4).collect();
     let shared_ridge = [square(prior::DAY), square(prior::DAY), square(prior::HALF_DAY), square(prior::HALF_DAY)];
     let leak_columns: Vec<usize> = leaks.iter().map(|l| l.1).collect();
-    let warm_ridge = square(prior::WARM);
+    let warm_ridge = |k: usize| square(prior::of_start(k));
     let ln_noise = ln_prior_of_noise(&f.noise);
     let shape = NOISE_SHAPE + 0.5 * r.blocks as f64;
     // The floor is one of what a block may be off its prediction, whatever the kind of noise: the mean innovation of a
@@ -277,7 +277,8 @@ fn under_noise(
                 warm_z: 0.0,
                 warm_size: 0.0,
             };
-            h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD);
+            // As wide as the drift is large: how large it is must not speak against it.
+            h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD + h.mean * h.mean);
             h.warm_size = warm_size;
             h.warm_z = warm_size / (warm_sd * s2.sqrt());
             if h.ln_flat > *top {
@@ -307,8 +308,8 @@ fn under_noise(
             let ln_day = ln_prior_of_day(day);
             for warm in (0..=WARM).filter(|w| live >> w & 1 == 1) {
                 let (extra, pivot) = if warm < WARM {
-                    let p = m[(w0 + warm) * n + w0 + warm] + warm_ridge;
-                    ((p / warm_ridge).ln(), p)
+                    let p = m[(w0 + warm) * n + w0 + warm] + warm_ridge(warm);
+                    ((p / warm_ridge(warm)).ln(), p)
                 } else {
                     (0.0, f64::INFINITY)
                 };
@@ -349,7 +350,7 @@ fn under_noise(
             &shared_common,
             &shared_ridge,
             &leak_columns,
-            warm_ridge,
+            &warm_ridge,
             &mut emit,
         );
     }
@@ -409,7 +410,7 @@ fn with_history(
     shared_common: &[usize],
     shared_ridge: &[f64],
     leak_columns: &[usize],
-    warm_ridge: f64,
+    warm_ridge: &dyn Fn(usize) -> f64,
     emit: &mut Emit,
 ) {
     let f = &r.filters[noise];
@@ -429,7 +430,7 @@ fn with_history(
         // Of the ways in which this segment may have started the two that explain it best by themselves.
         let gain = |k: usize| {
             let y = m[(w0 + k) * n + n - 1];
-            y * y / (m[(w0 + k) * n + w0 + k] + warm_ridge)
+            y * y / (m[(w0 + k) * n + w0 + k] + warm_ridge(k))
         };
         let mut likely: Vec<(f64, usize)> = alike(warm).map(|k| (gain(k), k)).collect();
         likely.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -440,8 +441,8 @@ fn with_history(
         }
         for start in starts {
             let row = w0 + start.unwrap_or(0);
-            let pivot = start.map_or(f64::INFINITY, |_| m[row * n + row] + warm_ridge);
-            let extra = start.map_or(0.0, |_| (pivot / warm_ridge).ln());
+            let pivot = start.map_or(f64::INFINITY, |k| m[row * n + row] + warm_ridge(k));
+            let extra = start.map_or(0.0, |k| (pivot / warm_ridge(k)).ln());
             for i in 0..k {
                 let q = m[row * n + s0 + i] / pivot;
                 for j in i..k {
@@ -503,7 +504,8 @@ fn leaks_of(r: &Regression, horizon_h: f64, out: &mut Vec<LeakColumn>) {
 }
 
 /// ln of the prior of a way of starting: a third starts level, half warms up, the rest fills a cache. Most warm-ups take
-/// up to three hours' time constant, and most caches are full within five hours; beyond, a fraction of what the grid would give.
+/// up to three hours' time constant. A cache that fills at a perfectly steady rate cannot be told from a leak until it is full;
+/// most do so within an hour or two, and the longer it takes, the less it is believed in.
 fn ln_prior_of_start(warm: usize) -> f64 {
     if warm == WARM {
         P_LEVEL.ln()
@@ -511,15 +513,13 @@ fn ln_prior_of_start(warm: usize) -> f64 {
         let slow = if warm_tau_h(warm) > 3.2 { 0.1 } else { 1.0 };
         ((1.0 - P_LEVEL - P_CACHE) * slow / WARM_EXP as f64).ln()
     } else {
-        let slow = match FILL_H[warm - WARM_EXP] {
-            h if h > 5.5 => 0.15,
-            h if h > 5.0 => 0.5,
-            _ => 1.0,
-        };
+        let slow = (FILL_USUAL_H / FILL_H[warm - WARM_EXP]).min(1.0).powi(4);
         (P_CACHE * slow / (WARM - WARM_EXP) as f64).ln()
     }
 }
 
+/// Longest time that it usually takes to fill a cache steadily, hours.
+const FILL_USUAL_H: f64 = 1.0;
 /// Prior probabilities that a segment starts level, and that it fills a cache.
 const P_LEVEL: f64 = 0.38;
 const P_CACHE: f64 = 0.12;
@@ -581,8 +581,8 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
             let ln = h.ln_peak + sign + ln_occam(h, v) + (P_TOLERATED / P_FROM_START).ln();
             sceptical.push((ln, shrunk(h, v), i));
         }
-        for sd in LEAK_SDS {
-            let ln = h.ln_peak + sign + ln_occam(h, sd * sd) + (P_LEAK / LEAK_SDS.len() as f64).ln();
+        for (share, sd) in LEAK_SIZES {
+            let ln = h.ln_peak + sign + ln_occam(h, sd * sd) + (P_LEAK * share).ln();
             sceptical.push((ln, leaked(h, r, sd * sd, served), i));
         }
         let part = leaked(h, r, 1e6, served);

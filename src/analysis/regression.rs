@@ -19,8 +19,15 @@ pub mod prior {
     pub const DAY: f64 = 0.3;
     /// 12 h.
     pub const HALF_DAY: f64 = 0.07;
-    /// A warm-up or a cache.
-    pub const WARM: f64 = 5.0;
+    /// A warm-up.
+    const WARM: f64 = 5.0;
+    /// A cache that fills steadily.
+    const CACHE: f64 = 2.5;
+
+    /// The way in which a segment starts.
+    pub fn of_start(k: usize) -> f64 {
+        if k < super::WARM_EXP { WARM } else { CACHE }
+    }
 }
 
 /// The whole regression of one series.
@@ -241,17 +248,17 @@ fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
         f.history_ln_det = vec![0.0; WARM + 1];
     }
     let base = own.len();
-    let r = variance / (prior::WARM * prior::WARM);
-    let pivot = |k: usize| m[(base + k) * n + base + k] + r;
+    let r = |k: usize| variance / (prior::of_start(k) * prior::of_start(k));
+    let pivot = |k: usize| m[(base + k) * n + base + k] + r(k);
     // How much better this segment is explained by starting in way `k`, ln.
     let gain = |k: usize| {
         let y = m[(base + k) * n + n - 1];
-        0.5 * y * y / pivot(k) / variance.max(NOISE_FLOOR * NOISE_FLOOR) - 0.5 * (pivot(k) / r).ln()
+        0.5 * y * y / pivot(k) / variance.max(NOISE_FLOOR * NOISE_FLOOR) - 0.5 * (pivot(k) / r(k)).ln()
     };
     for k in 0..=WARM {
         let row = alike(k).max_by(|a, b| gain(*a).total_cmp(&gain(*b)));
         let p = row.map_or(f64::INFINITY, pivot);
-        f.history_ln_det[k] += ln_det + row.map_or(0.0, |_| (p / r).ln());
+        f.history_ln_det[k] += ln_det + row.map_or(0.0, |k| (p / r(k)).ln());
         let row = base + row.unwrap_or(0);
         let target = &mut f.history[k * size * size..(k + 1) * size * size];
         for i in 0..size {
