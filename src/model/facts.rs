@@ -100,6 +100,9 @@ pub struct SeriesFacts {
     pub kind: String,
     /// Whose; `None` for a device.
     pub role: Option<String>,
+    /// The command, for a role of a target.
+    #[serde(default)]
+    pub command: Option<String>,
     /// Counts towards the verdict.
     pub judged: bool,
     /// The newest finding.
@@ -112,6 +115,17 @@ pub struct SeriesFacts {
     pub columns: Vec<Column>,
     /// Largest sample.
     pub bytes_max: Option<f64>,
+}
+
+impl SeriesFacts {
+    /// `target_child-1.anon_swap (VLLM::EngineCore/1)`: the name, and whose it is where that does not say.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match &self.command {
+            Some(command) => format!("{} ({command})", self.name),
+            None => self.name.clone(),
+        }
+    }
 }
 
 /// One incarnation of a process.

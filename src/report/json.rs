@@ -62,6 +62,9 @@ fn run(facts: &RunFacts) -> Value {
 fn series(s: &SeriesFacts) -> Value {
     let mut fields = Map::new();
     fields.insert("name".into(), json!(s.name));
+    if let Some(command) = &s.command {
+        fields.insert("command".into(), json!(command));
+    }
     fields.insert("judged".into(), json!(s.judged));
     fields.insert("bytes_max".into(), json!(s.bytes_max));
     match s.finding.as_ref().map(serde_json::to_value) {

@@ -281,12 +281,12 @@ fn series_view(s: &SeriesFacts, facts: &RunFacts, time: &TimeAxis) -> SeriesView
     let tolerance =
         Tolerance { bytes: facts.plan.tolerance_bytes as f64, horizon_s: facts.plan.horizon_ms as f64 / 1e3 };
     let id = format!("s-{}", s.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
-    let mut p = panel(&s.name, Unit::Bytes, &s.columns);
+    let mut p = panel(&s.title(), Unit::Bytes, &s.columns);
     p.finding.clone_from(&s.finding);
     p.tolerance = Some(tolerance);
     let verdict = s.finding.as_ref().map_or("not judged yet", |f| f.verdict.as_str());
     SeriesView {
-        name: s.name.clone(),
+        name: s.title(),
         verdict,
         tone: tone(s.finding.as_ref().map(|f| f.verdict)),
         sentence: s
@@ -363,7 +363,7 @@ fn tiles(facts: &RunFacts) -> Vec<Tile> {
             detail: worst.map_or(String::new(), |s| {
                 format!(
                     "{}; {}",
-                    s.name,
+                    s.title(),
                     s.finding.as_ref().map_or(String::new(), |f| words::interval(f.drift_ci95_bytes))
                 )
             }),

@@ -38,7 +38,7 @@ fn heading(out: &mut String, facts: &RunFacts) {
 }
 
 fn series(out: &mut String, facts: &RunFacts, width: usize) {
-    let named = facts.series.iter().map(|s| s.name.chars().count()).max().unwrap_or(0).max(6);
+    let named = facts.series.iter().map(|s| s.title().chars().count()).max().unwrap_or(0).max(6);
     if facts.series.is_empty() {
         out.push_str("No memory series has been judged yet.\n\n");
         return;
@@ -53,7 +53,7 @@ fn series(out: &mut String, facts: &RunFacts, width: usize) {
     for s in &facts.series {
         let note = if s.judged { "" } else { "  (shown, not judged)" };
         let Some(f) = &s.finding else {
-            let _ = writeln!(out, "{:named$}  {:12}{note}", s.name, "not judged");
+            let _ = writeln!(out, "{:named$}  {:12}{note}", s.title(), "not judged");
             continue;
         };
         let [lo, hi] = f.drift_ci95_bytes;
@@ -70,7 +70,7 @@ fn series(out: &mut String, facts: &RunFacts, width: usize) {
         let _ = writeln!(
             out,
             "{:named$}  {:12}  {:>10}  {interval:>26}  {detectable:>10}  {}{note}",
-            s.name,
+            s.title(),
             f.verdict.as_str(),
             signed_bytes(f.drift_bytes),
             f.shape.as_str().replace('_', " "),
@@ -79,7 +79,7 @@ fn series(out: &mut String, facts: &RunFacts, width: usize) {
     out.push('\n');
     let judged: Vec<_> = facts.series.iter().filter(|s| s.judged).collect();
     if let Some(worst) = words::worst(&judged).filter(|s| s.columns.len() > 2) {
-        let _ = writeln!(out, "{}", worst.name);
+        let _ = writeln!(out, "{}", worst.title());
         out.push_str(&term::plot(&worst.columns, Unit::Bytes, width, 8));
         out.push('\n');
     }

@@ -162,7 +162,10 @@ impl Store {
 
     /// The series of a run with their newest findings; judged ones first, no samples yet.
     fn series_rows(&self, run_id: i64) -> Result<Vec<SeriesFacts>, StoreError> {
-        let sql = "SELECT series_id, name, kind, role, judged FROM series WHERE run_id = ?1 ORDER BY judged DESC, role IS NOT NULL,
+        let sql =
+            "SELECT series_id, name, kind, role, judged, CASE role WHEN 'target_child' THEN (SELECT p.name FROM process AS p
+               WHERE p.run_id = series.run_id AND p.role = 'target_child' AND p.ordinal = series.ordinal LIMIT 1) END
+             FROM series WHERE run_id = ?1 ORDER BY judged DESC, role IS NOT NULL,
              CASE role WHEN 'worker' THEN 0 WHEN 'target_tree' THEN 1 WHEN 'target' THEN 2 WHEN 'target_child' THEN 3
                WHEN 'supervisor' THEN 4 ELSE 5 END, ordinal, series_id";
         let rows = self.fact_rows(sql, [run_id], |row| {
@@ -171,6 +174,7 @@ impl Store {
                 kind: row.get(2)?,
                 role: row.get(3)?,
                 judged: row.get::<_, i64>(4)? != 0,
+                command: row.get(5)?,
                 finding: None,
                 found: None,
                 history: Vec::new(),
