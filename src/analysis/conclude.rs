@@ -3,7 +3,8 @@
 //! When the alarm rings is decided in `mod.rs`; here it is only taken into account.
 
 use super::bank::{FILL_H, WARM, WARM_EXP, warm_tau_h};
-use super::posterior::{Hypothesis, Leak, Part, Posterior};
+use super::mixture::{Part, Posterior};
+use super::posterior::{Hypothesis, Leak};
 use super::regression::Regression;
 use super::steps::StepLeak;
 use super::{Detector, Params};

@@ -10,8 +10,9 @@
 //! 5. `bank`: for each kind of noise, whitened sums of products of all that could explain the series;
 //! 6. `regression`: which columns those are at a given time;
 //! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
-//! 8. `steps`: are the steps a leak;
-//! 9. `conclude`: verdict, interval, shape.
+//! 8. `mixture`: what that amounts to;
+//! 9. `steps`: are the steps a leak;
+//! 10. `conclude`: verdict, interval, shape.
 //!
 //! [`fleet`] compares hosts and is a subject of its own.
 
@@ -20,6 +21,7 @@ mod blocks;
 pub mod compare;
 mod conclude;
 pub mod fleet;
+mod mixture;
 mod outliers;
 mod posterior;
 mod regression;

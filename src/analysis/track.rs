@@ -2,7 +2,8 @@
 
 use super::bank;
 use super::blocks::{Blocker, FINE, Ruling};
-use super::posterior::{self, Posterior};
+use super::mixture::Posterior;
+use super::posterior;
 use super::regression::Regression;
 use super::sawtooth::News;
 use super::steps::{self, Step, StepLeak};
