@@ -215,6 +215,19 @@ fn whatever_is_killed_the_database_is_whole_and_nothing_written_is_lost() {
     let seed = number("SOAKD_SEED").unwrap_or(7);
     let kills = number("SOAKD_KILLS").unwrap_or(16);
     println!("seed {seed}, {kills} kills");
+    let mut done = 0;
+    while done < kills {
+        let some = KILLS_PER_RUN.min(kills - done);
+        one_run(seed + done, some);
+        done += some;
+        println!("{done} of {kills} kills");
+    }
+}
+
+/// A run of two days that is restarted so often is a machine to be thrown away, and not what is tested: then comes the next.
+const KILLS_PER_RUN: u64 = 40;
+
+fn one_run(seed: u64, kills: u64) {
     let mut dice = Dice(seed);
     let mut victim = Victim::start(CONFIG);
     victim.until("SELECT count(*) > 2 FROM work_sample");
