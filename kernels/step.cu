@@ -57,13 +57,6 @@ struct Step {
 };
 
 // ---- waiting ----------------------------------------------------------------------------------------------------------------
-__device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-__device__ __forceinline__ void bar_init(u32 b, int n) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(b), "r"(n)); }
-__device__ __forceinline__ bool bar_try(u32 b, u32 phase) {
-    u32 ok;
-    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(ok) : "r"(b), "r"(phase) : "memory");
-    return ok;
-}
 __device__ __forceinline__ void bar_wait(u32 b, u32 phase) {
     for (int i = 0; !bar_try(b, phase); i++)
         if (i > PATIENCE) __trap();
@@ -75,26 +68,11 @@ __device__ __forceinline__ void send1(u32 to, u32 bar, float a) {
 __device__ __forceinline__ void send2(u32 to, u32 bar, float a, float b) {
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1,%2}, [%3];" ::"r"(to), "f"(a), "f"(b), "r"(bar) : "memory");
 }
-__device__ __forceinline__ bool elect() {
-    u32 r;
-    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.b32 %0, 1, 0, p;\n}" : "=r"(r));
-    return r;
-}
 __device__ __forceinline__ void expect(u32 bar, u32 bytes) { // arrives, and lets the phase wait for so many bytes
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
-__device__ __forceinline__ void bulk_copy(u32 to, u32 bar, const u8* from, u32 bytes) {
-    expect(bar, bytes);
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
-}
 __device__ __forceinline__ u32 in_cta(u32 a, int rank) { u32 r; asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank)); return r; }
 __device__ __forceinline__ void compute_sync() { asm volatile("bar.sync 1, %0;" ::"n"(COMPUTE) : "memory"); }
-__device__ __forceinline__ uint4 poll4(const uint4* p) {
-    uint4 v;
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
-    return v;
-}
-__device__ __forceinline__ u32 poll1(const float* p) { u32 v; asm volatile("ld.relaxed.gpu.global.u32 %0,[%1];" : "=r"(v) : "l"(p) : "memory"); return v; }
 __device__ __forceinline__ bool empty(uint4 v) { return v.x == EMPTY || v.y == EMPTY || v.z == EMPTY || v.w == EMPTY; }
 
 __device__ __forceinline__ float sum16(float v) { // over the 16 lanes of a half warp
@@ -102,11 +80,6 @@ __device__ __forceinline__ float sum16(float v) { // over the 16 lanes of a half
     for (int o = 1; o < 16; o <<= 1) v += __shfl_xor_sync(~0u, v, o);
     return v;
 }
-__device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 // ---- one tile times NC columns -------------------------------------------------------------------------------------------------
 template <int NC> struct Config {
     static constexpr int TILES = (NC + 7) / 8, N = NC == 1 ? 1 : TILES * 8; // n-tiles of the mma; columns stored

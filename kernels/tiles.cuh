@@ -25,11 +25,8 @@
 //              1664 u16[32] their high pairs; 1728 (d R0, d R1)[g]
 //   Q8_0 4352: 0 u4 x 8 bytes + 128 (R0 words 0-15, R1 0-15), word m = step m; 4096 half[4] a lane (R0B0 R0B1 R1B0 R1B1)
 #pragma once
-#include "blocks.cuh"
+#include "ptx.cuh"
 
-__device__ __forceinline__ u32 hmul2(u32 a, u32 b) { u32 r; asm("mul.rn.f16x2 %0,%1,%2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
-__device__ __forceinline__ u32 hadd2(u32 a, u32 b) { u32 r; asm("add.rn.f16x2 %0,%1,%2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
-__device__ __forceinline__ u32 hfma2(u32 a, u32 b, u32 c) { u32 r; asm("fma.rn.f16x2 %0,%1,%2,%3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r; }
 __device__ __forceinline__ float half_bits(u32 h) { return __half2float(__ushort_as_half((u16)h)); }
 template <int S> __device__ __forceinline__ u32 shift(u32 v) { return S >= 0 ? v >> (S >= 0 ? S : 0) : v << (S < 0 ? -S : 0); }
 // 0..1023 -> half2(x, x), through the mantissa of 1024.
@@ -40,11 +37,6 @@ constexpr u32 MINUS_0 = 0xE400E400u, MINUS_32 = 0xE420E420u, MINUS_128 = 0xE480E
 constexpr u32 LOW = 0x000f000fu, HIGH = 0x00f000f0u; // the nibbles that become chains 0 and 1
 constexpr float UNIT = 16777216.f;                   // 2^24: one over the subnormal unit
 
-// Shared memory by 32-bit address. Volatile keeps the loads behind the wait for the copy that fills the stage.
-__device__ __forceinline__ uint4 lds4(u32 a) { uint4 v; asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a)); return v; }
-__device__ __forceinline__ uint2 lds2(u32 a) { uint2 v; asm volatile("ld.shared.v2.u32 {%0,%1},[%2];" : "=r"(v.x), "=r"(v.y) : "r"(a)); return v; }
-__device__ __forceinline__ u32 lds1(u32 a) { u32 v; asm volatile("ld.shared.u32 %0,[%1];" : "=r"(v) : "r"(a)); return v; }
-__device__ __forceinline__ u32 lds_half(u32 a) { u16 v; asm volatile("ld.shared.u16 %0,[%1];" : "=h"(v) : "r"(a)); return v; }
 
 // What a tile offers: BYTES; CHAINS and chain(c), the weight of a chain; MINIMA; load(); touched(), a value that depends on every
 // load; run(sink), which hands over the fragments: sink.mma<chain, step>(a0..a3) and sink.minimum<half>(a0..a3); scales(), the factors
