@@ -1,9 +1,10 @@
 //! The table of `docs/gpu-results.md`: decoding speed on the first CUDA device, beside the read ceiling of the same run.
 //!
-//!     cargo bench --bench cuda -- [--plain] [--windows] [MODEL:VARIANT[:STREAMS,STREAMS,..]]...
+//!     cargo bench --bench cuda -- [--plain] [--windows] [--quick] [MODEL:VARIANT[:STREAMS,STREAMS,..]]...
 //!
 //! A case is a synthetic shape, a variant and the numbers of streams, such as `22b:q4_k:1,8,16`; without any, the shapes
-//! and variants of the table. `--windows` tries the copy windows of the persistent kernel as well, `--plain` measures the kernels for older chips.
+//! and variants of the table. `--windows` tries the copy windows of the persistent kernel as well, `--plain` measures the kernels for older chips,
+//! `--quick` times 24 steps instead of 64 and no prompt.
 
 use soakd::engine::cuda::{self, CudaEngine, CudaOptions, Path, Tuning, bench};
 use soakd::engine::weights::Model;
@@ -43,7 +44,7 @@ fn run() -> Result<(), String> {
         arguments.retain(|argument| argument != name);
         arguments.len() < before
     };
-    let (windows, plain) = (flag("--windows"), flag("--plain"));
+    let (windows, plain, quick) = (flag("--windows"), flag("--plain"), flag("--quick"));
     let mut cases: Vec<Case> = arguments.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
     if cases.is_empty() {
         let all = [
@@ -57,10 +58,10 @@ fn run() -> Result<(), String> {
         ];
         cases = all.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
     }
-    measure(&cases, windows, plain).map_err(|error| error.to_string())
+    measure(&cases, windows, plain, quick).map_err(|error| error.to_string())
 }
 
-fn measure(cases: &[Case], windows: bool, plain: bool) -> Result<(), EngineError> {
+fn measure(cases: &[Case], windows: bool, plain: bool, quick: bool) -> Result<(), EngineError> {
     let devices = cuda::devices()?;
     let Some(device) = devices.first() else {
         return Err(EngineError::Request("the CUDA driver shows no device".into()));
@@ -85,8 +86,10 @@ fn measure(cases: &[Case], windows: bool, plain: bool) -> Result<(), EngineError
         let started = std::time::Instant::now();
         let mut engine = CudaEngine::new(&model, options)?;
         let loaded = started.elapsed().as_secs_f64();
-        rows(case, &model, &mut engine, ceiling, windows)?;
-        prompt(case, &mut engine)?;
+        rows(case, &model, &mut engine, ceiling, windows, if quick { 24 } else { 64 })?;
+        if !quick {
+            prompt(case, &mut engine)?;
+        }
         let held = engine.held().device_bytes.unwrap_or(0);
         let (free, total) = engine.device_memory()?;
         let fixed = (total - free) as f64 - held as f64;
@@ -100,7 +103,14 @@ fn measure(cases: &[Case], windows: bool, plain: bool) -> Result<(), EngineError
     Ok(())
 }
 
-fn rows(case: &Case, model: &Model, engine: &mut CudaEngine, ceiling: f64, windows: bool) -> Result<(), EngineError> {
+fn rows(
+    case: &Case,
+    model: &Model,
+    engine: &mut CudaEngine,
+    ceiling: f64,
+    windows: bool,
+    steps: usize,
+) -> Result<(), EngineError> {
     let tunings: Vec<Tuning> = if windows {
         let base = Tuning::default();
         let mut all: Vec<Tuning> = [4, 6, 8, 10, 12, 16, 24].map(|window| Tuning { window, ..base }).to_vec();
@@ -115,7 +125,7 @@ fn rows(case: &Case, model: &Model, engine: &mut CudaEngine, ceiling: f64, windo
         engine.tune(tuning)?;
         let mut single = None;
         for &streams in &case.streams {
-            let done = bench::decode(engine, streams, PROMPT_TOKENS, 8, 64)?;
+            let done = bench::decode(engine, streams, PROMPT_TOKENS, 8, steps)?;
             let (median, fast, slow) = (done.median(), done.quantile(0.05), done.quantile(0.95));
             let rate = |seconds: f64| streams as f64 / seconds;
             if streams == 1 {

@@ -24,12 +24,18 @@
 #include "attention.cuh"
 #include "tiles.cuh"
 
+#ifndef WIDE_ROWS
+#define WIDE_ROWS 8
+#endif
+#ifndef ONE_WORD
+#define ONE_WORD 0
+#endif
 constexpr int OWN_MAX = 16; // row groups of the residual stream that one CTA can own
 
 template <int NC> struct Config {
     static constexpr int TILES = (NC + 7) / 8, N = stored(NC);       // n-tiles of the mma; columns stored
     static constexpr int STRIDE = NC == 1 ? 2 : N + 2;               // floats between rows of a partial sum: no bank conflicts
-    static constexpr int ROWS = NC > 8 ? 8 : 4;                      // row groups of a batch
+    static constexpr int ROWS = NC > 8 ? WIDE_ROWS : 4;              // row groups of a batch
     static constexpr int BUFFERS = NC > 8 ? 1 : 2;                   // batches whose partial sums are in shared memory
     static constexpr int RED = WARPS * ROWS * 16 * STRIDE;           // floats of one of them
     static constexpr int THREADS = NC > 8 ? 384 : COMPUTE + 32;      // 16 columns: whole warpgroups, which can trade registers
@@ -128,7 +134,7 @@ template <int NC> __device__ __forceinline__ void produce(const Step& p, const C
 
 // ---- products -------------------------------------------------------------------------------------------------------------------
 // Takes a tile's fragments; b: this super-block's activations.
-template <int T, int NT> struct Sink {
+template <int T, int NT, bool ONE> struct Sink {
     float c[Tile<T>::CHAINS][NT][4] = {}, least[NT][4] = {};
     const uint4 (&b)[9][NT];
     __device__ __forceinline__ explicit Sink(const uint4 (&b_)[9][NT]) : b(b_) {}
@@ -146,7 +152,7 @@ template <int T, int NT> struct Sink {
 #pragma unroll
         for (int n = 0; n < NT; n++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
+            for (int e = 0; e < 4; e += ONE && ONE_WORD ? 2 : 1) {
                 float v = c[0][n][e];
 #pragma unroll
                 for (int k = 1; k < Tile<T>::CHAINS; k++) v = fmaf(c[k][n][e], Tile<T>::chain(k), v);
@@ -173,7 +179,7 @@ template <int NC, int NT> __device__ __forceinline__ void settle(uint4 (&b)[9][N
 #pragma unroll
         for (int n = 0; n < NT; n++)
 #pragma unroll
-            for (int k = 0; k < 9; k++) waiting |= empty(b[k][n]);
+            for (int k = 0; k < 9; k++) waiting |= ONE_WORD && k < 8 ? b[k][n].x == EMPTY : empty(b[k][n]);
         if (!__any_sync(~0u, waiting)) return;
         if (tries > PATIENCE) __trap();
         load<NC>(b, x, super, columns, lane);
@@ -189,6 +195,19 @@ template <int T> __device__ __forceinline__ void take(const Step& p, Ring& r, Ti
     __syncwarp();
     if (elect()) bar_arrive(done);
     r.next(p.depth);
+}
+// The sums of row groups 0..3 and 4..7 change places.
+template <int ROWS, int NT> __device__ __forceinline__ void turn_over(float (&sum)[ROWS][NT][4]) {
+#pragma unroll
+    for (int k = 0; k < ROWS / 2; k++)
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const float v = sum[k][n][e];
+                sum[k][n][e] = sum[k + ROWS / 2][n][e];
+                sum[k + ROWS / 2][n][e] = v;
+            }
 }
 // What a batch needs to know, and the norm's loads that are on their way meanwhile.
 struct Job {
@@ -234,22 +253,27 @@ template <int T, int NC> __device__ __forceinline__ void multiply(const Step& p,
                 if (k < job.rows) {
                     Tile<T> tile;
                     take<T>(p, r, tile, warp, lane);
-                    Sink<T, NT> sink(b);
+                    Sink<T, NT, NC == 1> sink(b);
                     tile.run(sink);
                     sink.finish(tile, sum[k]);
                 }
         } else {
             load<NC>(next, job.x, super, columns, lane);
             settle<NC>(next, job.x, super, columns, lane);
+            // Four row groups by four: unrolled over more, the loop would not fit the instruction cache.
+#pragma unroll 1
+            for (int first = 0; first < ROWS; first += 4) {
 #pragma unroll
-            for (int k = 0; k < ROWS; k++)
-                if (k < job.rows) {
-                    Tile<T> tile;
-                    take<T>(p, r, tile, warp, lane);
-                    Sink<T, NT> sink(next);
-                    tile.run(sink);
-                    sink.finish(tile, sum[k]);
-                }
+                for (int k = 0; k < 4; k++)
+                    if (first + k < job.rows) {
+                        Tile<T> tile;
+                        take<T>(p, r, tile, warp, lane);
+                        Sink<T, NT, false> sink(next);
+                        tile.run(sink);
+                        sink.finish(tile, sum[k]);
+                    }
+                if (ROWS == 8) turn_over<ROWS, NT>(sum);
+            }
         }
     }
 }
@@ -512,5 +536,8 @@ extern "C" __global__ void __launch_bounds__(Config<16>::THREADS, 1) step16(cons
 extern "C" __global__ void step_layout(u32* out) {
     out[0] = sizeof(Step);
     out[1] = sizeof(Common);
+    out[2] = Config<1>::BUFFERS * Config<1>::RED * 4;
+    out[3] = Config<8>::BUFFERS * Config<8>::RED * 4;
+    out[4] = Config<16>::BUFFERS * Config<16>::RED * 4;
 }
 #endif

@@ -467,3 +467,37 @@ fn every_byte_allocated_is_counted_and_freed() {
     assert_eq!(free, free_after, "the device's free memory changed during the loop");
     assert!(held > model.weight_bytes(), "{held} bytes held, weights alone are {}", model.weight_bytes());
 }
+
+/// A process of its own: the device is lost to it afterwards.
+#[test]
+#[ignore = "makes the process lose its device; run it alone"]
+fn a_fault_on_the_device_is_a_typed_error_with_the_drivers_number() {
+    let Some(device) = device() else { return };
+    match cuda::check::fault(device) {
+        Err(EngineError::Device { operation, code, name }) => {
+            assert_eq!((code, name.as_str()), (700, "CUDA_ERROR_ILLEGAL_ADDRESS"), "{operation}");
+        }
+        other => panic!("an illegal address gave {other:?}"),
+    }
+    let model = Model::synthetic("tiny", Variant::Q4_K, 1).expect("a shape");
+    let options =
+        CudaOptions { device, slots: 1, context_tokens: 64, path: Some(Path::Plain), tuning: Tuning::default() };
+    if let Err(error) = CudaEngine::new(&model, options).map(|_| ()) {
+        assert!(matches!(error, EngineError::Device { .. }), "after a fault: {error:?}");
+    }
+}
+
+/// Sixteen columns of types whose stages are large: the ring is at its shallowest.
+#[test]
+fn a_shallow_ring_gives_the_same_bits_in_any_company() {
+    let Some(_) = device() else { return };
+    if cuda::devices().expect("devices")[0].compute < (9, 0) {
+        return;
+    }
+    let seed = seed();
+    let dims = Dims { layers: 2, width: 2048, feed_forward: 7168, heads: 16, kv_heads: 4, ..persistent_dims()[0] };
+    for ty in [BlockType::Q6_K, BlockType::Q8_0] {
+        let model = model(dims, seed, |_| ty);
+        company_changes_nothing(&model, Path::Persistent, seed);
+    }
+}

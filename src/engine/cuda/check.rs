@@ -42,7 +42,7 @@ pub fn pack(
     let (supers, groups) = ((cols / COLS) as i32, (blocks * BLOCK_TILES / stride) as i32);
     let grid = (((groups * supers) as u32).div_ceil(4), 1);
     launch!(device, uploader.pack, grid, 128, 0;
-        ty.gguf_id() as i32, source.at(), rows as i32, supers, groups, stride as i32, offset as i32, tiles.at())?;
+        ty.gguf_id() as i32, source.at(), rows as i32, supers, groups, stride as i32, offset as i32, 0, tiles.at())?;
     let mut out = vec![0_u8; size];
     tiles.download(0, &mut out)?;
     Ok(out)
@@ -58,4 +58,15 @@ pub fn compiles(device: u32) -> Result<(), EngineError> {
         Module::new(&device, "step", STEP_PTX)?;
     }
     Ok(())
+}
+
+/// Reads where nothing is: what a fault of a kernel looks like from here. The process can do nothing on the device afterwards.
+pub fn fault(device: u32) -> Result<(), EngineError> {
+    let device = Device::open(device)?;
+    device.enter()?;
+    let module = Module::new(&device, "plain", PLAIN_PTX)?;
+    let read = module.function("read_all")?;
+    let out = Buffer::filled(&device, "nothing", 16, 0)?;
+    launch!(device, read, (1, 1), 512, 0; 1_u64 << 12, 4096_u64, out.at())?;
+    device.wait("reading where nothing is")
 }

@@ -407,6 +407,18 @@ impl Module {
         Ok(Module { device: Arc::clone(device), handle, name })
     }
 
+    /// As [`Module::new`], from a file of PTX or machine code; for experiments.
+    pub fn of_file(device: &Arc<Device>, name: &'static str, path: &std::path::Path) -> Result<Module, EngineError> {
+        let mut image =
+            std::fs::read(path).map_err(|error| EngineError::Request(format!("{}: {error}", path.display())))?;
+        image.push(0);
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: a whole image, terminated in case that it is text, and a valid out pointer.
+        let code = unsafe { (device.api.module_load)(&raw mut handle, image.as_ptr().cast()) };
+        device.api.check(&format!("loading {}", path.display()), code)?;
+        Ok(Module { device: Arc::clone(device), handle, name })
+    }
+
     /// The kernel called `name`.
     pub fn function(&self, name: &'static str) -> Result<Function, EngineError> {
         let symbol = CString::new(name).map_err(|_| EngineError::Request("a kernel name with a zero byte".into()))?;

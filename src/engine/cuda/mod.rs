@@ -15,7 +15,7 @@ pub mod tiles;
 mod upload;
 
 pub use driver::{DeviceFacts, devices};
-pub use persistent::Tuning;
+pub use persistent::{Kernel, Tuning};
 
 use super::arch::Architecture;
 use super::weights::Model;
@@ -32,6 +32,8 @@ const PLAIN_PTX: &str = include_str!("../../../kernels/ptx/plain.compute_75.ptx"
 const PACK_PTX: &str = include_str!("../../../kernels/ptx/pack.compute_75.ptx");
 /// The persistent step; 9.0 and later.
 const STEP_PTX: &str = include_str!("../../../kernels/ptx/step.compute_90.ptx");
+/// The persistent step whose warps share k; 9.0.
+const STREAM_PTX: &str = include_str!("../../../kernels/ptx/stream.compute_90a.ptx");
 
 /// What the CUDA engine is made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

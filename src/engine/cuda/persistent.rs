@@ -5,9 +5,9 @@
 //! load and a mismatch is an error.
 
 use super::driver::{Buffer, Device, Function, Module, launch};
-use super::tiles::{BLOCK_ROWS, BLOCK_TILES, COLS, has_tiles, tile_bytes};
+use super::tiles::{BLOCK_ROWS, BLOCK_TILES, COLS, ROWS, has_tiles, tile_bytes};
 use super::upload::Uploader;
-use super::{COLUMNS, Columns, CudaOptions, STEP_PTX, plain, rope_table};
+use super::{COLUMNS, Columns, CudaOptions, STEP_PTX, STREAM_PTX, plain, rope_table};
 use crate::engine::EngineError;
 use crate::engine::block::BlockType;
 use crate::engine::weights::{Model, Tensor};
@@ -17,6 +17,12 @@ use std::sync::Arc;
 const CLUSTER: u32 = 8;
 /// 16 compute warps and the producer.
 const THREADS: u32 = 16 * 32 + 32;
+/// CTAs of `stream.cu`: one a multiprocessor, but not more than these, among which the usual widths divide.
+const GRID: u32 = 128;
+/// Places for sums of squares of a column (`GRID_MAX` in exchange.cuh).
+const GRID_MAX: usize = 160;
+/// Row groups of the residual stream that a CTA of `stream.cu` can own.
+const OWN_MAX: usize = 16;
 /// Floats of a head that the kernel's attention takes.
 const HEAD_WIDTH: usize = 128;
 /// Cached positions that a warp takes at once.
@@ -28,6 +34,48 @@ const EMPTY: u32 = u32::MAX;
 /// A stage needs this many bytes of barriers: four full, one empty.
 const STAGE_BARRIER_BYTES: usize = 40;
 
+/// Which of the kernels for a whole step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// `step.cu`: clusters of eight CTAs share k.
+    Clusters,
+    /// `stream.cu`: the warps of a CTA share k.
+    Stream,
+}
+
+impl Kernel {
+    /// `SOAKD_KERNEL=a` (clusters) or `b` (stream), for comparing them on a device.
+    fn wished() -> Kernel {
+        match std::env::var("SOAKD_KERNEL").as_deref() {
+            Ok("b") => Kernel::Stream,
+            _ => Kernel::Clusters,
+        }
+    }
+
+    const fn ptx(self) -> (&'static str, &'static str) {
+        match self {
+            Kernel::Clusters => ("step", STEP_PTX),
+            Kernel::Stream => ("stream", STREAM_PTX),
+        }
+    }
+
+    /// Row groups that a matrix of `rows` rows has in memory.
+    const fn groups(self, rows: usize) -> usize {
+        match self {
+            Kernel::Clusters => rows.div_ceil(BLOCK_ROWS) * BLOCK_TILES,
+            Kernel::Stream => rows.div_ceil(ROWS),
+        }
+    }
+
+    const fn threads(self, width: Width) -> u32 {
+        match (self, width) {
+            (Kernel::Clusters, _) => THREADS,
+            (Kernel::Stream, Width::Sixteen) => 384,
+            (Kernel::Stream, _) => 288,
+        }
+    }
+}
+
 /// How the kernel is launched. The defaults are the fastest that were measured (`kernels/NOTES.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
@@ -37,11 +85,13 @@ pub struct Tuning {
     pub depth_max: u32,
     /// Fetch cached keys and values into L2 before they are wanted.
     pub prefetch: bool,
+    /// Which kernel; what an engine was made with stays.
+    pub kernel: Kernel,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { window: 8, depth_max: 32, prefetch: true }
+        Tuning { window: 8, depth_max: 32, prefetch: true, kernel: Kernel::wished() }
     }
 }
 
@@ -172,10 +222,26 @@ fn shared_before_ring(columns: usize, common_bytes: usize, own_blocks: usize, la
     (x + supers * 9 * columns * 64).next_multiple_of(128)
 }
 
+/// The same for `stream.cu`, whose partial sums take `red_bytes`.
+fn stream_before_ring(
+    columns: usize,
+    own_groups: usize,
+    layers: usize,
+    common_bytes: usize,
+    red_bytes: usize,
+) -> usize {
+    let parts = common_bytes.next_multiple_of(128) + own_groups * columns * 64;
+    (parts + (6 * layers + 1) * size_of::<Part>()).next_multiple_of(128) + red_bytes
+}
+
 /// Stages of the ring that fit, and all bytes of shared memory with them.
-fn ring(before: usize, stage_bytes: usize, shared_max: usize, depth_max: usize) -> (usize, usize) {
+///
+/// `teams` is how many teams of warps take stages by turns. A warp that waits for stage i tells its phase from the one before by
+/// parity alone, so it must itself have seen stage i - depth come: the depth is a multiple of the teams. (With an odd depth and two
+/// teams, stage i - depth is the other team's and can still be on its way; taken for stage i it is read, and given back, too soon.)
+fn ring(before: usize, stage_bytes: usize, shared_max: usize, depth_max: usize, teams: usize) -> (usize, usize) {
     let spare = shared_max.saturating_sub(before + 128);
-    let depth = (spare / (stage_bytes + STAGE_BARRIER_BYTES)).min(depth_max);
+    let depth = (spare / (stage_bytes + STAGE_BARRIER_BYTES)).min(depth_max) / teams * teams;
     let start = (before + depth * STAGE_BARRIER_BYTES).next_multiple_of(128);
     (depth, start + depth * stage_bytes)
 }
@@ -206,7 +272,7 @@ pub(super) struct Persistent {
     gains: Buffer,
     /// Which kernel and how many columns the exchange buffers stand for.
     last: Option<(Width, usize)>,
-    clusters: u32,
+    ctas: u32,
     before_ring: [usize; 3],
     tuning: Tuning,
 }
@@ -229,31 +295,50 @@ impl Persistent {
             return Err(EngineError::Request(format!("the persistent kernel cannot run {}: {reason}", model.path)));
         }
         let arch = &model.arch;
-        let module = Module::new(device, "step", STEP_PTX)?;
-        let common_bytes = check_layout(device, &module)?;
+        let kernel = options.tuning.kernel;
+        let (name, ptx) = kernel.ptx();
+        let module = match std::env::var_os("SOAKD_KERNEL_FILE") {
+            Some(path) if kernel == Kernel::Stream => Module::of_file(device, name, path.as_ref())?,
+            _ => Module::new(device, name, ptx)?,
+        };
+        let layout = check_layout(device, &module)?;
+        let common_bytes = layout.common_bytes as usize;
         let uploader = Uploader::new(device)?;
         let embedding = upload_embedding(&uploader, model)?;
-        let (tiles, parts) = pack(&uploader, model)?;
+        let (tiles, parts) = pack(&uploader, model, kernel)?;
         let parts = Buffer::of(device, "table of matrices", &parts)?;
         let stage_bytes = BLOCK_TILES * most_tile_bytes(model);
-        let shapes = shapes(model);
+        let shapes = shapes(model, kernel);
         let functions = [module.function("step1")?, module.function("step8")?, module.function("step16")?];
         let shared_max = device.facts().shared_bytes_max as usize;
         for function in &functions {
             module.allow_shared(function, shared_max as u32)?;
         }
-        let clusters = device.active_clusters(&functions[2], CLUSTER, THREADS, shared_max as u32)?;
-        let clusters = clusters.min(device.facts().multiprocessors / CLUSTER);
-        if clusters == 0 {
-            return Err(EngineError::Request(format!(
-                "{} cannot run a cluster of {CLUSTER} such blocks",
-                device.facts().name
-            )));
-        }
-        let own_blocks = (shapes[1].blocks[0] as usize).div_ceil(clusters as usize);
-        let supers = shapes.iter().map(|shape| (shape.supers as usize).div_ceil(CLUSTER as usize)).max().unwrap_or(0);
-        let before_ring =
-            Width::ALL.map(|width| shared_before_ring(width.columns(), common_bytes, own_blocks, arch.layers, supers));
+        let ctas = ctas(device, kernel, &functions[2], shared_max as u32)?;
+        let groups = shapes[1].blocks[0] as usize;
+        let before_ring = match kernel {
+            Kernel::Clusters => {
+                let own_blocks = groups.div_ceil((ctas / CLUSTER) as usize);
+                let parts = shapes.iter().map(|shape| (shape.supers as usize).div_ceil(CLUSTER as usize));
+                let supers = parts.max().unwrap_or(0);
+                Width::ALL
+                    .map(|width| shared_before_ring(width.columns(), common_bytes, own_blocks, arch.layers, supers))
+            }
+            Kernel::Stream => {
+                let own_groups = groups.div_ceil(ctas as usize);
+                if own_groups > OWN_MAX {
+                    return Err(EngineError::Request(format!(
+                        "{} rows of the residual stream on {ctas} multiprocessors; the kernel takes {} on each",
+                        arch.width,
+                        OWN_MAX * ROWS
+                    )));
+                }
+                Width::ALL.map(|width| {
+                    let red = layout.red_bytes[width as usize] as usize;
+                    stream_before_ring(width.columns(), own_groups, arch.layers, layout.common_bytes as usize, red)
+                })
+            }
+        };
         let exchange = Exchange::new(device, model, options)?;
         let mut step = base_step(model, options, &tiles, &parts, shapes, stage_bytes);
         exchange.point(&mut step);
@@ -272,7 +357,7 @@ impl Persistent {
             exchange,
             gains,
             last: None,
-            clusters,
+            ctas,
             before_ring,
             tuning: options.tuning,
             module,
@@ -288,9 +373,11 @@ impl Persistent {
 
     fn lay_out(&self, functions: [Function; 3]) -> Result<Vec<Variant>, EngineError> {
         let shared_max = self.device.facts().shared_bytes_max as usize;
+        let odd = std::env::var_os("SOAKD_ODD").is_some();
+        let teams = if self.tuning.kernel == Kernel::Clusters && !odd { 2 } else { 1 };
         let variants = functions.into_iter().zip(self.before_ring).map(|(function, before)| {
             let depth_max = self.tuning.depth_max as usize;
-            let (depth, shared_bytes) = ring(before, self.step.stage_bytes as usize, shared_max, depth_max);
+            let (depth, shared_bytes) = ring(before, self.step.stage_bytes as usize, shared_max, depth_max, teams);
             if depth < 2 {
                 let name = &self.device.facts().name;
                 return Err(EngineError::Request(format!(
@@ -305,12 +392,15 @@ impl Persistent {
     /// Columns that may go through together: 16, but 8 where a matrix is Q6_K or Q8_0. With every matrix Q6_K the kernel of
     /// 16 columns ended in a launch failure on the device, and the reason is not found (`kernels/NOTES.md`).
     pub(super) fn columns_max(&self) -> usize {
+        if self.tuning.kernel == Kernel::Stream || std::env::var_os("SOAKD_SIXTEEN").is_some() {
+            return COLUMNS;
+        }
         let largest_proven = BLOCK_TILES * tile_bytes(BlockType::Q5_K);
         if self.step.stage_bytes as usize > largest_proven { Width::Eight.columns() } else { COLUMNS }
     }
 
     pub(super) fn tune(&mut self, tuning: Tuning) -> Result<(), EngineError> {
-        self.tuning = tuning;
+        self.tuning = Tuning { kernel: self.tuning.kernel, ..tuning };
         let functions =
             [self.module.function("step1")?, self.module.function("step8")?, self.module.function("step16")?];
         self.variants = self.lay_out(functions)?;
@@ -338,8 +428,9 @@ impl Persistent {
         let (device, e) = (&self.device, &self.embedding);
         let grid = ((step.width as u32).div_ceil(256 * 8), count as u32);
         launch!(device, self.embed, grid, 256, 0; *columns, e.ty, e.table.at(), e.row_bytes, step.width, step.h0)?;
-        let ctas = self.clusters * CLUSTER;
-        launch!(device, variant.function, (ctas, 1), THREADS, variant.shared_bytes as u32; *step)?;
+        let ctas = self.ctas;
+        let threads = self.tuning.kernel.threads(width);
+        launch!(device, variant.function, (ctas, 1), threads, variant.shared_bytes as u32; *step)?;
         step.turn_a = (step.turn_a + step.layers + 1) % 3;
         step.turn_b = (step.turn_b + step.layers) % 3;
         step.barrier_base = step.barrier_base.wrapping_add(2 * step.layers as u32 * ctas);
@@ -347,20 +438,44 @@ impl Persistent {
     }
 }
 
-/// Compares the kernel's idea of its structures with ours; gives the size of its `Common`.
-fn check_layout(device: &Arc<Device>, module: &Module) -> Result<usize, EngineError> {
-    let out = Buffer::new(device, "layout", 16)?;
+/// CTAs of the grid, which must all be resident at once.
+fn ctas(device: &Arc<Device>, kernel: Kernel, function: &Function, shared_max: u32) -> Result<u32, EngineError> {
+    let facts = device.facts();
+    if kernel == Kernel::Stream {
+        return Ok(facts.multiprocessors.min(GRID));
+    }
+    let clusters = device.active_clusters(function, CLUSTER, THREADS, shared_max)?.min(facts.multiprocessors / CLUSTER);
+    if clusters == 0 {
+        return Err(EngineError::Request(format!("{} cannot run a cluster of {CLUSTER} such blocks", facts.name)));
+    }
+    Ok(clusters * CLUSTER)
+}
+
+/// What the kernel says of its structures (`step_layout`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Layout {
+    step_bytes: u32,
+    common_bytes: u32,
+    /// Of `stream.cu` alone: bytes of partial sums, for 1, 8 and 16 columns.
+    red_bytes: [u32; 3],
+}
+
+/// Compares the kernel's idea of its structures with ours.
+fn check_layout(device: &Arc<Device>, module: &Module) -> Result<Layout, EngineError> {
+    let out = Buffer::filled(device, "layout", size_of::<Layout>() as u64, 0)?;
     let report = module.function("step_layout")?;
     launch!(device, report, (1, 1), 1, 0; out.at())?;
-    let mut sizes = [0_u32; 2];
-    out.download(0, &mut sizes)?;
-    if sizes[0] as usize != size_of::<Step>() {
-        let (theirs, ours) = (sizes[0], size_of::<Step>());
+    let mut layout = [Layout::default()];
+    out.download(0, &mut layout)?;
+    let [layout] = layout;
+    if layout.step_bytes as usize != size_of::<Step>() {
+        let (theirs, ours) = (layout.step_bytes, size_of::<Step>());
         return Err(EngineError::Request(format!(
-            "step.cu has a Step of {theirs} bytes, the host one of {ours}: rebuild the PTX"
+            "the persistent kernel has a Step of {theirs} bytes, the host one of {ours}: rebuild the PTX"
         )));
     }
-    Ok(sizes[1] as usize)
+    Ok(layout)
 }
 
 fn upload_embedding(uploader: &Uploader, model: &Model) -> Result<Embedding, EngineError> {
@@ -375,13 +490,13 @@ fn most_tile_bytes(model: &Model) -> usize {
     matrices.map(|tensor| tile_bytes(tensor.ty)).max().unwrap_or(0)
 }
 
-fn blocks(rows: usize) -> i32 {
-    rows.div_ceil(BLOCK_ROWS) as i32
-}
-
-/// Super-blocks a row and row blocks of the five operations.
-fn shapes(model: &Model) -> [Shape; 5] {
+/// Super-blocks a row, and row blocks (row groups for `stream.cu`) of the five operations.
+fn shapes(model: &Model, kernel: Kernel) -> [Shape; 5] {
     let arch = &model.arch;
+    let blocks = |rows: usize| {
+        let groups = kernel.groups(rows);
+        (if kernel == Kernel::Stream { groups } else { groups / BLOCK_TILES }) as i32
+    };
     let shape = |cols: usize, blocks: [i32; 3]| Shape { supers: (cols / COLS) as i32, blocks };
     [
         shape(arch.width, [blocks(arch.q_width()), blocks(arch.kv_width()), blocks(arch.kv_width())]),
@@ -393,12 +508,7 @@ fn shapes(model: &Model) -> [Shape; 5] {
 }
 
 /// One matrix of the step as it is packed: tensors that lie interleaved by row groups (gate and up), or one.
-struct Packed<'a> {
-    tensors: Vec<&'a Tensor>,
-    blocks: i32,
-}
-
-fn packed(model: &Model) -> Result<Vec<Packed<'_>>, EngineError> {
+fn packed(model: &Model) -> Result<Vec<Vec<&Tensor>>, EngineError> {
     let arch = &model.arch;
     let find = |name: String| {
         model.tensor(&name).ok_or_else(|| EngineError::Request(format!("{}: tensor {name} is missing", model.path)))
@@ -406,44 +516,43 @@ fn packed(model: &Model) -> Result<Vec<Packed<'_>>, EngineError> {
     let mut all = Vec::new();
     for layer in 0..arch.layers {
         for part in ["attn_q", "attn_k", "attn_v", "attn_output"] {
-            let tensor = find(format!("blk.{layer}.{part}.weight"))?;
-            all.push(Packed { blocks: blocks(tensor.rows), tensors: vec![tensor] });
+            all.push(vec![find(format!("blk.{layer}.{part}.weight"))?]);
         }
-        let pair = vec![find(format!("blk.{layer}.ffn_gate.weight"))?, find(format!("blk.{layer}.ffn_up.weight"))?];
-        all.push(Packed { tensors: pair, blocks: blocks(2 * arch.feed_forward) });
-        let down = find(format!("blk.{layer}.ffn_down.weight"))?;
-        all.push(Packed { blocks: blocks(down.rows), tensors: vec![down] });
+        all.push(vec![find(format!("blk.{layer}.ffn_gate.weight"))?, find(format!("blk.{layer}.ffn_up.weight"))?]);
+        all.push(vec![find(format!("blk.{layer}.ffn_down.weight"))?]);
     }
-    all.push(Packed { tensors: vec![model.head()], blocks: blocks(arch.vocab) });
+    all.push(vec![model.head()]);
     Ok(all)
 }
 
 /// Repacks all matrices into tiles; gives the tiles and the kernel's table of them.
-fn pack(uploader: &Uploader, model: &Model) -> Result<(Buffer, Vec<Part>), EngineError> {
+fn pack(uploader: &Uploader, model: &Model, kernel: Kernel) -> Result<(Buffer, Vec<Part>), EngineError> {
     let device = &uploader.device;
     let all = packed(model)?;
-    let bytes = |m: &Packed| {
-        let tensor = m.tensors[0];
-        (m.blocks as usize * (tensor.cols / COLS) * BLOCK_TILES * tile_bytes(tensor.ty)) as u64
+    let groups = |tensors: &[&Tensor]| kernel.groups(tensors.iter().map(|tensor| tensor.rows).sum());
+    let bytes = |tensors: &[&Tensor]| {
+        let tensor = tensors[0];
+        (groups(tensors) * (tensor.cols / COLS) * tile_bytes(tensor.ty)) as u64
     };
-    let total: u64 = all.iter().map(bytes).sum();
+    let total: u64 = all.iter().map(|tensors| bytes(tensors)).sum();
     let tiles = Buffer::new(device, &format!("weights of {}", model.path), total)?;
-    let largest = all.iter().flat_map(|m| &m.tensors).map(|tensor| tensor.bytes).max().unwrap_or(0);
+    let largest = all.iter().flatten().map(|tensor| tensor.bytes).max().unwrap_or(0);
     let raw = Buffer::new(device, "one tensor while it is repacked", largest as u64)?;
     let (mut parts, mut at) = (Vec::new(), 0_u64);
-    for m in &all {
-        let ty = m.tensors[0].ty.gguf_id();
+    for tensors in &all {
+        let ty = tensors[0].ty.gguf_id();
         parts.push(Part { at: (at / 16) as u32, ty });
-        let stride = m.tensors.len() as i32;
-        for (offset, &tensor) in m.tensors.iter().enumerate() {
+        let stride = tensors.len() as i32;
+        for (offset, &tensor) in tensors.iter().enumerate() {
             uploader.put(model, tensor, &raw, 0)?;
             let (rows, supers) = (tensor.rows as i32, (tensor.cols / COLS) as i32);
-            let groups = m.blocks * BLOCK_TILES as i32 / stride;
+            let groups = groups(tensors) as i32 / stride;
             let grid = (((groups as u64 * supers as u64).div_ceil(4)) as u32, 1);
+            let by_rows = i32::from(kernel == Kernel::Stream);
             launch!(device, uploader.pack, grid, 128, 0;
-                ty as i32, raw.at(), rows, supers, groups, stride, offset as i32, tiles.at() + at)?;
+                ty as i32, raw.at(), rows, supers, groups, stride, offset as i32, by_rows, tiles.at() + at)?;
         }
-        at += bytes(m);
+        at += bytes(tensors);
     }
     device.wait("repacking the weights")?;
     Ok((tiles, parts))
@@ -544,6 +653,7 @@ fn input_bytes(cols: usize) -> u64 {
     (cols / COLS * 9 * COLUMNS * 64) as u64
 }
 
+/// Bytes of the sums of squares: of each column by row groups (`step.cu`) or by CTAs (`stream.cu`).
 fn squares_bytes(width: usize) -> u64 {
-    (4 * COLUMNS * width / 16) as u64
+    (4 * COLUMNS * (width / ROWS).max(GRID_MAX)) as u64
 }
