@@ -17,8 +17,9 @@ import subprocess
 import sys
 
 PINS = {"nvidia-cuda-nvrtc-cu12": "12.4.127", "nvidia-cuda-runtime-cu12": "12.4.127", "nvidia-cuda-nvcc-cu12": "12.4.131"}
-# Which file is compiled for which virtual architecture. compute_75 is the baseline that every driver we support can finish.
-UNITS = [("plain", "compute_75"), ("pack", "compute_75"), ("step", "compute_90"), ("stream", "compute_90a")]
+# Which file is compiled for which virtual architecture. compute_75 is the baseline that every driver we support can finish;
+# compute_90a has what chips of capability 9.0 alone can do.
+UNITS = [("plain", "compute_75"), ("pack", "compute_75"), ("step", "compute_90"), ("step", "compute_90a")]
 HERE = os.path.dirname(os.path.abspath(__file__))
 HOME = os.environ.get("SOAKD_NVRTC_VENV") or os.path.join(HERE, "..", "target", "nvrtc")
 

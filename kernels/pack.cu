@@ -96,17 +96,16 @@ template <int T> __device__ __forceinline__ void pack_lane(const u8* b0, const u
     }
 }
 
-// source: rows of `supers` super-blocks (256 weights) each. tiles: [row group][super-block] by rows, else [row group / 8][super-block]
-// [row group % 8]. One warp a (row
-// group, super-block), row groups past the source's own included; `groups` of them.
-extern "C" __global__ void __launch_bounds__(128) pack(int type, const u8* source, int rows, int supers, int groups, int stride, int offset, int by_rows, u8* tiles) {
+// source: rows of `supers` super-blocks (256 weights) each. tiles: [row group][super-block]. One warp a (row group,
+// super-block), `groups` row groups.
+extern "C" __global__ void __launch_bounds__(128) pack(int type, const u8* source, int rows, int supers, int groups, int stride, int offset, u8* tiles) {
     const u64 index = (u64)blockIdx.x * 4 + (threadIdx.x >> 5);
     if (index >= (u64)groups * supers) return;
     const int lane = threadIdx.x & 31, group = (int)(index / supers), super = (int)(index % supers), to = group * stride + offset;
     const int super_bytes = type == Q8_0 ? 272 : block_bytes(type), row = group * 16 + (lane >> 2);
     const u8* b0 = row < rows ? source + ((u64)row * supers + super) * super_bytes : nullptr;
     const u8* b1 = row + 8 < rows ? source + ((u64)(row + 8) * supers + super) * super_bytes : nullptr;
-    u8* tile = tiles + (by_rows ? (u64)to * supers + super : ((u64)(to >> 3) * supers + super) * 8 + (to & 7)) * 16 * super_bytes;
+    u8* tile = tiles + ((u64)to * supers + super) * 16 * super_bytes;
     switch (type) {
         case Q2_K: pack_lane<Q2_K>(b0, b1, tile, lane); break;
         case Q3_K: pack_lane<Q3_K>(b0, b1, tile, lane); break;

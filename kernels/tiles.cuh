@@ -2,8 +2,7 @@
 //
 // A TILE is 16 rows x 256 columns: the very bits of 16 GGUF super-blocks (8 blocks a row for Q8_0), permuted so that a warp reads it
 // with 16-byte conflict-free loads and every weight lands where mma.sync.m16n8k16 wants it. Values and byte count are unchanged.
-// A ROW BLOCK is 8 tiles one below the other, 128 rows; a matrix is [row block][super-block][8 tiles], so that the 8 tiles that 8
-// warps take at once are one contiguous copy. Rows past the matrix's own are zero tiles.
+// A matrix is [row group of 16][super-block]. Rows past the matrix's own are zero.
 //
 //   lane = 4 g + t (g = 0..7, t = 0..3) owns rows R0 = g and R1 = g + 8, columns 64 t .. 64 t + 63 of the tile;
 //   mma step m = 0..15 takes columns 64 t + 4 m .. + 3 of every t: any order of k is right as long as weights and activations agree,

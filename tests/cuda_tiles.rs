@@ -131,7 +131,7 @@ fn a_warp_gets_out_of_a_tile_what_the_file_has_for_every_type() {
             for group in 0..rows.div_ceil(16) {
                 let to = group * stride + offset;
                 for at in 0..supers {
-                    let tile = &packed[((to / 8 * supers + at) * 8 + to % 8) * size..][..size];
+                    let tile = &packed[(to * supers + at) * size..][..size];
                     check_tile(ty, tile, &exact, rows, cols, group * 16, at * 256);
                 }
             }

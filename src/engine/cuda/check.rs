@@ -1,9 +1,9 @@
 //! Single operations on the device, for tests that hold them against the CPU's definitions.
 
 use super::driver::{Buffer, Device, Module, launch};
-use super::tiles::{BLOCK_ROWS, BLOCK_TILES, COLS, tile_bytes};
+use super::tiles::{COLS, ROWS, tile_bytes};
 use super::upload::Uploader;
-use super::{PLAIN_PTX, STEP_PTX};
+use super::{PLAIN_PTX, step_ptx};
 use crate::engine::EngineError;
 use crate::engine::block::BlockType;
 
@@ -35,14 +35,14 @@ pub fn pack(
     let device = Device::open(device)?;
     device.enter()?;
     let uploader = Uploader::new(&device)?;
-    let blocks = (rows * stride).div_ceil(BLOCK_ROWS);
-    let size = blocks * BLOCK_TILES * (cols / COLS) * tile_bytes(ty);
+    let groups = rows.div_ceil(ROWS);
+    let size = groups * stride * (cols / COLS) * tile_bytes(ty);
     let source = Buffer::of(&device, "blocks", bytes)?;
     let tiles = Buffer::filled(&device, "tiles", size as u64, 0)?;
-    let (supers, groups) = ((cols / COLS) as i32, (blocks * BLOCK_TILES / stride) as i32);
+    let (supers, groups) = ((cols / COLS) as i32, groups as i32);
     let grid = (((groups * supers) as u32).div_ceil(4), 1);
     launch!(device, uploader.pack, grid, 128, 0;
-        ty.gguf_id() as i32, source.at(), rows as i32, supers, groups, stride as i32, offset as i32, 0, tiles.at())?;
+        ty.gguf_id() as i32, source.at(), rows as i32, supers, groups, stride as i32, offset as i32, tiles.at())?;
     let mut out = vec![0_u8; size];
     tiles.download(0, &mut out)?;
     Ok(out)
@@ -54,8 +54,8 @@ pub fn compiles(device: u32) -> Result<(), EngineError> {
     device.enter()?;
     Module::new(&device, "plain", PLAIN_PTX)?;
     Uploader::new(&device)?;
-    if device.facts().compute >= (9, 0) {
-        Module::new(&device, "step", STEP_PTX)?;
+    if let Some(ptx) = step_ptx(device.facts().compute) {
+        Module::new(&device, "step", ptx)?;
     }
     Ok(())
 }

@@ -59,7 +59,6 @@ driver_api! {
     module_function: "cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
     function_set: "cuFuncSetAttribute" (Handle, i32, i32);
     launch: "cuLaunchKernel" (Handle, u32, u32, u32, u32, u32, u32, u32, Handle, *mut *mut c_void, *mut *mut c_void);
-    active_clusters: "cuOccupancyMaxActiveClusters" (*mut i32, Handle, *const c_void);
     stream_create: "cuStreamCreate" (*mut Handle, u32);
     stream_wait: "cuStreamSynchronize" (Handle);
     stream_destroy: "cuStreamDestroy_v2" (Handle);
@@ -258,25 +257,6 @@ impl Device {
         };
         if code == 0 { Ok(()) } else { self.api.check(&format!("launch of {}", function.name), code) }
     }
-
-    /// How many clusters of `function` fit on the device at once.
-    pub fn active_clusters(
-        &self,
-        function: &Function,
-        cluster: u32,
-        block: u32,
-        shared_bytes: u32,
-    ) -> Result<u32, EngineError> {
-        // CUlaunchConfig: grid, block, shared bytes, stream, attributes, their number. The cluster's size is in the kernel.
-        #[repr(C)]
-        struct Config(u32, u32, u32, u32, u32, u32, u32, Handle, *const c_void, u32);
-        let config = Config(cluster, 1, 1, block, 1, 1, shared_bytes, self.stream, std::ptr::null(), 0);
-        let mut count = 0;
-        // SAFETY: `config` has the layout of the driver's header and outlives the call.
-        let code = unsafe { (self.api.active_clusters)(&raw mut count, function.handle, (&raw const config).cast()) };
-        self.api.check("cuOccupancyMaxActiveClusters", code)?;
-        Ok(count as u32)
-    }
 }
 
 impl Drop for Device {
@@ -404,18 +384,6 @@ impl Module {
         // SAFETY: a terminated string and a valid out pointer.
         let code = unsafe { (device.api.module_load)(&raw mut handle, text.as_ptr().cast()) };
         device.api.check(&format!("loading {name}.ptx"), code)?;
-        Ok(Module { device: Arc::clone(device), handle, name })
-    }
-
-    /// As [`Module::new`], from a file of PTX or machine code; for experiments.
-    pub fn of_file(device: &Arc<Device>, name: &'static str, path: &std::path::Path) -> Result<Module, EngineError> {
-        let mut image =
-            std::fs::read(path).map_err(|error| EngineError::Request(format!("{}: {error}", path.display())))?;
-        image.push(0);
-        let mut handle = std::ptr::null_mut();
-        // SAFETY: a whole image, terminated in case that it is text, and a valid out pointer.
-        let code = unsafe { (device.api.module_load)(&raw mut handle, image.as_ptr().cast()) };
-        device.api.check(&format!("loading {}", path.display()), code)?;
         Ok(Module { device: Arc::clone(device), handle, name })
     }
 

@@ -15,7 +15,7 @@ pub mod tiles;
 mod upload;
 
 pub use driver::{DeviceFacts, devices};
-pub use persistent::{Kernel, Tuning};
+pub use persistent::Tuning;
 
 use super::arch::Architecture;
 use super::weights::Model;
@@ -30,10 +30,20 @@ pub const COLUMNS: usize = 16;
 const PLAIN_PTX: &str = include_str!("../../../kernels/ptx/plain.compute_75.ptx");
 /// Repacking and generating weights; 7.5 and later.
 const PACK_PTX: &str = include_str!("../../../kernels/ptx/pack.compute_75.ptx");
-/// The persistent step; 9.0 and later.
-const STEP_PTX: &str = include_str!("../../../kernels/ptx/step.compute_90.ptx");
-/// The persistent step whose warps share k; 9.0.
-const STREAM_PTX: &str = include_str!("../../../kernels/ptx/stream.compute_90a.ptx");
+/// The persistent step for compute capability 9.0 (registers move between warps) and for what came later.
+const STEP_PTX: [&str; 2] = [
+    include_str!("../../../kernels/ptx/step.compute_90a.ptx"),
+    include_str!("../../../kernels/ptx/step.compute_90.ptx"),
+];
+
+/// The persistent step's PTX for a chip, if there is one.
+fn step_ptx(compute: (i32, i32)) -> Option<&'static str> {
+    match compute {
+        (9, 0) => Some(STEP_PTX[0]),
+        later if later > (9, 0) => Some(STEP_PTX[1]),
+        _ => None,
+    }
+}
 
 /// What the CUDA engine is made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,10 +295,6 @@ impl Engine for CudaEngine {
             return Ok(());
         }
         self.device.enter()?;
-        let most = match &self.pass {
-            Pass::Plain(_) => COLUMNS,
-            Pass::Persistent(pass) => pass.columns_max(),
-        };
         let mut columns = Columns::default();
         for feed in batch {
             for (i, &token) in feed.tokens.iter().enumerate() {
@@ -299,7 +305,7 @@ impl Engine for CudaEngine {
                     want: i32::from(i + 1 == feed.tokens.len()),
                 };
                 columns.count += 1;
-                if columns.count as usize == most {
+                if columns.count as usize == COLUMNS {
                     self.pass(&columns)?;
                     columns = Columns::default();
                 }

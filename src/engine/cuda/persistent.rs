@@ -5,23 +5,18 @@
 //! load and a mismatch is an error.
 
 use super::driver::{Buffer, Device, Function, Module, launch};
-use super::tiles::{BLOCK_ROWS, BLOCK_TILES, COLS, ROWS, has_tiles, tile_bytes};
+use super::tiles::{COLS, ROWS, has_tiles, tile_bytes};
 use super::upload::Uploader;
-use super::{COLUMNS, Columns, CudaOptions, STEP_PTX, STREAM_PTX, plain, rope_table};
+use super::{COLUMNS, Columns, CudaOptions, plain, rope_table, step_ptx};
 use crate::engine::EngineError;
-use crate::engine::block::BlockType;
 use crate::engine::weights::{Model, Tensor};
 use std::sync::Arc;
 
-/// CTAs of a cluster; a row is cut into as many parts.
-const CLUSTER: u32 = 8;
-/// 16 compute warps and the producer.
-const THREADS: u32 = 16 * 32 + 32;
-/// CTAs of `stream.cu`: one a multiprocessor, but not more than these, among which the usual widths divide.
+/// CTAs: one a multiprocessor, but not more than these, among which the usual widths divide.
 const GRID: u32 = 128;
 /// Places for sums of squares of a column (`GRID_MAX` in exchange.cuh).
 const GRID_MAX: usize = 160;
-/// Row groups of the residual stream that a CTA of `stream.cu` can own.
+/// Row groups of the residual stream that a CTA can own.
 const OWN_MAX: usize = 16;
 /// Floats of a head that the kernel's attention takes.
 const HEAD_WIDTH: usize = 128;
@@ -31,50 +26,10 @@ const CHUNK: usize = 32;
 const GROUP_MAX: usize = 8;
 /// Reads as "not there yet" in the buffers that CTAs exchange.
 const EMPTY: u32 = u32::MAX;
+/// Tiles of a stage of the ring: one a compute warp.
+const STAGE_TILES: usize = 8;
 /// A stage needs this many bytes of barriers: four full, one empty.
 const STAGE_BARRIER_BYTES: usize = 40;
-
-/// Which of the kernels for a whole step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernel {
-    /// `step.cu`: clusters of eight CTAs share k.
-    Clusters,
-    /// `stream.cu`: the warps of a CTA share k.
-    Stream,
-}
-
-impl Kernel {
-    /// `SOAKD_KERNEL=a` (clusters) or `b` (stream), for comparing them on a device.
-    fn wished() -> Kernel {
-        match std::env::var("SOAKD_KERNEL").as_deref() {
-            Ok("b") => Kernel::Stream,
-            _ => Kernel::Clusters,
-        }
-    }
-
-    const fn ptx(self) -> (&'static str, &'static str) {
-        match self {
-            Kernel::Clusters => ("step", STEP_PTX),
-            Kernel::Stream => ("stream", STREAM_PTX),
-        }
-    }
-
-    /// Row groups that a matrix of `rows` rows has in memory.
-    const fn groups(self, rows: usize) -> usize {
-        match self {
-            Kernel::Clusters => rows.div_ceil(BLOCK_ROWS) * BLOCK_TILES,
-            Kernel::Stream => rows.div_ceil(ROWS),
-        }
-    }
-
-    const fn threads(self, width: Width) -> u32 {
-        match (self, width) {
-            (Kernel::Clusters, _) => THREADS,
-            (Kernel::Stream, Width::Sixteen) => 384,
-            (Kernel::Stream, _) => 288,
-        }
-    }
-}
 
 /// How the kernel is launched. The defaults are the fastest that were measured (`kernels/NOTES.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,13 +40,11 @@ pub struct Tuning {
     pub depth_max: u32,
     /// Fetch cached keys and values into L2 before they are wanted.
     pub prefetch: bool,
-    /// Which kernel; what an engine was made with stays.
-    pub kernel: Kernel,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { window: 8, depth_max: 32, prefetch: true, kernel: Kernel::wished() }
+        Tuning { window: 8, depth_max: 32, prefetch: true }
     }
 }
 
@@ -138,7 +91,7 @@ struct Part {
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     supers: i32,
-    blocks: [i32; 3],
+    groups: [i32; 3],
 }
 
 /// `Step` of step.cu.
@@ -202,6 +155,14 @@ impl Width {
         }
     }
 
+    /// 256 compute, and the producer's warp; for 16 columns a whole group of four, which gives its registers away.
+    const fn threads(self) -> u32 {
+        match self {
+            Width::One | Width::Eight => 256 + 32,
+            Width::Sixteen => 256 + 128,
+        }
+    }
+
     const fn columns(self) -> usize {
         match self {
             Width::One => 1,
@@ -212,18 +173,7 @@ impl Width {
 }
 
 /// Bytes of shared memory before the ring and without its barriers: the kernel's `lay_out`, line by line.
-fn shared_before_ring(columns: usize, common_bytes: usize, own_blocks: usize, layers: usize, supers: usize) -> usize {
-    let stride = if columns == 1 { 1 } else { columns + 2 };
-    let red = common_bytes.next_multiple_of(128);
-    let residual = red + 6 * (CLUSTER as usize * 16 * stride) * 4;
-    let gains = residual + own_blocks * columns * 64;
-    let parts = gains + own_blocks * 64;
-    let x = (parts + (6 * layers + 1) * size_of::<Part>()).next_multiple_of(128);
-    (x + supers * 9 * columns * 64).next_multiple_of(128)
-}
-
-/// The same for `stream.cu`, whose partial sums take `red_bytes`.
-fn stream_before_ring(
+fn shared_before_ring(
     columns: usize,
     own_groups: usize,
     layers: usize,
@@ -235,13 +185,9 @@ fn stream_before_ring(
 }
 
 /// Stages of the ring that fit, and all bytes of shared memory with them.
-///
-/// `teams` is how many teams of warps take stages by turns. A warp that waits for stage i tells its phase from the one before by
-/// parity alone, so it must itself have seen stage i - depth come: the depth is a multiple of the teams. (With an odd depth and two
-/// teams, stage i - depth is the other team's and can still be on its way; taken for stage i it is read, and given back, too soon.)
-fn ring(before: usize, stage_bytes: usize, shared_max: usize, depth_max: usize, teams: usize) -> (usize, usize) {
+fn ring(before: usize, stage_bytes: usize, shared_max: usize, depth_max: usize) -> (usize, usize) {
     let spare = shared_max.saturating_sub(before + 128);
-    let depth = (spare / (stage_bytes + STAGE_BARRIER_BYTES)).min(depth_max) / teams * teams;
+    let depth = (spare / (stage_bytes + STAGE_BARRIER_BYTES)).min(depth_max);
     let start = (before + depth * STAGE_BARRIER_BYTES).next_multiple_of(128);
     (depth, start + depth * stage_bytes)
 }
@@ -295,50 +241,36 @@ impl Persistent {
             return Err(EngineError::Request(format!("the persistent kernel cannot run {}: {reason}", model.path)));
         }
         let arch = &model.arch;
-        let kernel = options.tuning.kernel;
-        let (name, ptx) = kernel.ptx();
-        let module = match std::env::var_os("SOAKD_KERNEL_FILE") {
-            Some(path) if kernel == Kernel::Stream => Module::of_file(device, name, path.as_ref())?,
-            _ => Module::new(device, name, ptx)?,
+        let Some(ptx) = step_ptx(device.facts().compute) else {
+            return Err(EngineError::Request(format!("{} has no persistent kernel", device.facts().name)));
         };
+        let module = Module::new(device, "step", ptx)?;
         let layout = check_layout(device, &module)?;
-        let common_bytes = layout.common_bytes as usize;
         let uploader = Uploader::new(device)?;
         let embedding = upload_embedding(&uploader, model)?;
-        let (tiles, parts) = pack(&uploader, model, kernel)?;
+        let (tiles, parts) = pack(&uploader, model)?;
         let parts = Buffer::of(device, "table of matrices", &parts)?;
-        let stage_bytes = BLOCK_TILES * most_tile_bytes(model);
-        let shapes = shapes(model, kernel);
+        let stage_bytes = STAGE_TILES * most_tile_bytes(model);
+        let shapes = shapes(model);
         let functions = [module.function("step1")?, module.function("step8")?, module.function("step16")?];
         let shared_max = device.facts().shared_bytes_max as usize;
         for function in &functions {
             module.allow_shared(function, shared_max as u32)?;
         }
-        let ctas = ctas(device, kernel, &functions[2], shared_max as u32)?;
-        let groups = shapes[1].blocks[0] as usize;
-        let before_ring = match kernel {
-            Kernel::Clusters => {
-                let own_blocks = groups.div_ceil((ctas / CLUSTER) as usize);
-                let parts = shapes.iter().map(|shape| (shape.supers as usize).div_ceil(CLUSTER as usize));
-                let supers = parts.max().unwrap_or(0);
-                Width::ALL
-                    .map(|width| shared_before_ring(width.columns(), common_bytes, own_blocks, arch.layers, supers))
-            }
-            Kernel::Stream => {
-                let own_groups = groups.div_ceil(ctas as usize);
-                if own_groups > OWN_MAX {
-                    return Err(EngineError::Request(format!(
-                        "{} rows of the residual stream on {ctas} multiprocessors; the kernel takes {} on each",
-                        arch.width,
-                        OWN_MAX * ROWS
-                    )));
-                }
-                Width::ALL.map(|width| {
-                    let red = layout.red_bytes[width as usize] as usize;
-                    stream_before_ring(width.columns(), own_groups, arch.layers, layout.common_bytes as usize, red)
-                })
-            }
-        };
+        // All resident at once, one a multiprocessor.
+        let ctas = device.facts().multiprocessors.min(GRID);
+        let own_groups = (shapes[1].groups[0] as usize).div_ceil(ctas as usize);
+        if own_groups > OWN_MAX {
+            return Err(EngineError::Request(format!(
+                "{} rows of the residual stream on {ctas} multiprocessors; the kernel takes {} on each",
+                arch.width,
+                OWN_MAX * ROWS
+            )));
+        }
+        let before_ring = Width::ALL.map(|width| {
+            let (common, red) = (layout.common_bytes as usize, layout.red_bytes[width as usize] as usize);
+            shared_before_ring(width.columns(), own_groups, arch.layers, common, red)
+        });
         let exchange = Exchange::new(device, model, options)?;
         let mut step = base_step(model, options, &tiles, &parts, shapes, stage_bytes);
         exchange.point(&mut step);
@@ -373,11 +305,9 @@ impl Persistent {
 
     fn lay_out(&self, functions: [Function; 3]) -> Result<Vec<Variant>, EngineError> {
         let shared_max = self.device.facts().shared_bytes_max as usize;
-        let odd = std::env::var_os("SOAKD_ODD").is_some();
-        let teams = if self.tuning.kernel == Kernel::Clusters && !odd { 2 } else { 1 };
         let variants = functions.into_iter().zip(self.before_ring).map(|(function, before)| {
             let depth_max = self.tuning.depth_max as usize;
-            let (depth, shared_bytes) = ring(before, self.step.stage_bytes as usize, shared_max, depth_max, teams);
+            let (depth, shared_bytes) = ring(before, self.step.stage_bytes as usize, shared_max, depth_max);
             if depth < 2 {
                 let name = &self.device.facts().name;
                 return Err(EngineError::Request(format!(
@@ -389,18 +319,8 @@ impl Persistent {
         variants.collect()
     }
 
-    /// Columns that may go through together: 16, but 8 where a matrix is Q6_K or Q8_0. With every matrix Q6_K the kernel of
-    /// 16 columns ended in a launch failure on the device, and the reason is not found (`kernels/NOTES.md`).
-    pub(super) fn columns_max(&self) -> usize {
-        if self.tuning.kernel == Kernel::Stream || std::env::var_os("SOAKD_SIXTEEN").is_some() {
-            return COLUMNS;
-        }
-        let largest_proven = BLOCK_TILES * tile_bytes(BlockType::Q5_K);
-        if self.step.stage_bytes as usize > largest_proven { Width::Eight.columns() } else { COLUMNS }
-    }
-
     pub(super) fn tune(&mut self, tuning: Tuning) -> Result<(), EngineError> {
-        self.tuning = Tuning { kernel: self.tuning.kernel, ..tuning };
+        self.tuning = tuning;
         let functions =
             [self.module.function("step1")?, self.module.function("step8")?, self.module.function("step16")?];
         self.variants = self.lay_out(functions)?;
@@ -429,26 +349,12 @@ impl Persistent {
         let grid = ((step.width as u32).div_ceil(256 * 8), count as u32);
         launch!(device, self.embed, grid, 256, 0; *columns, e.ty, e.table.at(), e.row_bytes, step.width, step.h0)?;
         let ctas = self.ctas;
-        let threads = self.tuning.kernel.threads(width);
-        launch!(device, variant.function, (ctas, 1), threads, variant.shared_bytes as u32; *step)?;
+        launch!(device, variant.function, (ctas, 1), width.threads(), variant.shared_bytes as u32; *step)?;
         step.turn_a = (step.turn_a + step.layers + 1) % 3;
         step.turn_b = (step.turn_b + step.layers) % 3;
         step.barrier_base = step.barrier_base.wrapping_add(2 * step.layers as u32 * ctas);
         Ok(())
     }
-}
-
-/// CTAs of the grid, which must all be resident at once.
-fn ctas(device: &Arc<Device>, kernel: Kernel, function: &Function, shared_max: u32) -> Result<u32, EngineError> {
-    let facts = device.facts();
-    if kernel == Kernel::Stream {
-        return Ok(facts.multiprocessors.min(GRID));
-    }
-    let clusters = device.active_clusters(function, CLUSTER, THREADS, shared_max)?.min(facts.multiprocessors / CLUSTER);
-    if clusters == 0 {
-        return Err(EngineError::Request(format!("{} cannot run a cluster of {CLUSTER} such blocks", facts.name)));
-    }
-    Ok(clusters * CLUSTER)
 }
 
 /// What the kernel says of its structures (`step_layout`).
@@ -457,7 +363,7 @@ fn ctas(device: &Arc<Device>, kernel: Kernel, function: &Function, shared_max: u
 struct Layout {
     step_bytes: u32,
     common_bytes: u32,
-    /// Of `stream.cu` alone: bytes of partial sums, for 1, 8 and 16 columns.
+    /// Bytes of partial sums, for 1, 8 and 16 columns.
     red_bytes: [u32; 3],
 }
 
@@ -490,20 +396,20 @@ fn most_tile_bytes(model: &Model) -> usize {
     matrices.map(|tensor| tile_bytes(tensor.ty)).max().unwrap_or(0)
 }
 
-/// Super-blocks a row, and row blocks (row groups for `stream.cu`) of the five operations.
-fn shapes(model: &Model, kernel: Kernel) -> [Shape; 5] {
+fn groups(rows: usize) -> i32 {
+    rows.div_ceil(ROWS) as i32
+}
+
+/// Super-blocks a row and row groups of the five operations.
+fn shapes(model: &Model) -> [Shape; 5] {
     let arch = &model.arch;
-    let blocks = |rows: usize| {
-        let groups = kernel.groups(rows);
-        (if kernel == Kernel::Stream { groups } else { groups / BLOCK_TILES }) as i32
-    };
-    let shape = |cols: usize, blocks: [i32; 3]| Shape { supers: (cols / COLS) as i32, blocks };
+    let shape = |cols: usize, groups: [i32; 3]| Shape { supers: (cols / COLS) as i32, groups };
     [
-        shape(arch.width, [blocks(arch.q_width()), blocks(arch.kv_width()), blocks(arch.kv_width())]),
-        shape(arch.q_width(), [blocks(arch.width), 0, 0]),
-        shape(arch.width, [blocks(2 * arch.feed_forward), 0, 0]),
-        shape(arch.feed_forward, [blocks(arch.width), 0, 0]),
-        shape(arch.width, [blocks(arch.vocab), 0, 0]),
+        shape(arch.width, [groups(arch.q_width()), groups(arch.kv_width()), groups(arch.kv_width())]),
+        shape(arch.q_width(), [groups(arch.width), 0, 0]),
+        shape(arch.width, [groups(2 * arch.feed_forward), 0, 0]),
+        shape(arch.feed_forward, [groups(arch.width), 0, 0]),
+        shape(arch.width, [groups(arch.vocab), 0, 0]),
     ]
 }
 
@@ -526,13 +432,12 @@ fn packed(model: &Model) -> Result<Vec<Vec<&Tensor>>, EngineError> {
 }
 
 /// Repacks all matrices into tiles; gives the tiles and the kernel's table of them.
-fn pack(uploader: &Uploader, model: &Model, kernel: Kernel) -> Result<(Buffer, Vec<Part>), EngineError> {
+fn pack(uploader: &Uploader, model: &Model) -> Result<(Buffer, Vec<Part>), EngineError> {
     let device = &uploader.device;
     let all = packed(model)?;
-    let groups = |tensors: &[&Tensor]| kernel.groups(tensors.iter().map(|tensor| tensor.rows).sum());
     let bytes = |tensors: &[&Tensor]| {
-        let tensor = tensors[0];
-        (groups(tensors) * (tensor.cols / COLS) * tile_bytes(tensor.ty)) as u64
+        let tiles = |tensor: &Tensor| groups(tensor.rows) as usize * (tensor.cols / COLS) * tile_bytes(tensor.ty);
+        tensors.iter().map(|tensor| tiles(tensor) as u64).sum::<u64>()
     };
     let total: u64 = all.iter().map(|tensors| bytes(tensors)).sum();
     let tiles = Buffer::new(device, &format!("weights of {}", model.path), total)?;
@@ -546,11 +451,10 @@ fn pack(uploader: &Uploader, model: &Model, kernel: Kernel) -> Result<(Buffer, V
         for (offset, &tensor) in tensors.iter().enumerate() {
             uploader.put(model, tensor, &raw, 0)?;
             let (rows, supers) = (tensor.rows as i32, (tensor.cols / COLS) as i32);
-            let groups = groups(tensors) as i32 / stride;
+            let groups = groups(tensor.rows);
             let grid = (((groups as u64 * supers as u64).div_ceil(4)) as u32, 1);
-            let by_rows = i32::from(kernel == Kernel::Stream);
             launch!(device, uploader.pack, grid, 128, 0;
-                ty as i32, raw.at(), rows, supers, groups, stride, offset as i32, by_rows, tiles.at() + at)?;
+                ty as i32, raw.at(), rows, supers, groups, stride, offset as i32, tiles.at() + at)?;
         }
         at += bytes(tensors);
     }
@@ -613,7 +517,7 @@ impl Exchange {
         let arch = &model.arch;
         let input = |cols: usize| Buffer::filled(device, "activations", 3 * input_bytes(cols), EMPTY);
         let x = [input(arch.width)?, input(arch.q_width())?, input(arch.width)?, input(arch.feed_forward)?];
-        let squares = Buffer::filled(device, "sums of squares", 6 * squares_bytes(arch.width), EMPTY)?;
+        let squares = Buffer::filled(device, "sums of squares", 6 * SQUARES_BYTES, EMPTY)?;
         let context = options.context_tokens.next_multiple_of(CHUNK);
         let cache = (2 * arch.layers * options.slots * context) as u64 * arch.kv_width() as u64;
         let items = (COLUMNS * context / CHUNK * arch.heads) as u64;
@@ -653,7 +557,5 @@ fn input_bytes(cols: usize) -> u64 {
     (cols / COLS * 9 * COLUMNS * 64) as u64
 }
 
-/// Bytes of the sums of squares: of each column by row groups (`step.cu`) or by CTAs (`stream.cu`).
-fn squares_bytes(width: usize) -> u64 {
-    (4 * COLUMNS * (width / ROWS).max(GRID_MAX)) as u64
-}
+/// Bytes of the sums of squares of each column, by CTAs.
+const SQUARES_BYTES: u64 = (4 * COLUMNS * GRID_MAX) as u64;

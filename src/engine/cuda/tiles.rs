@@ -8,10 +8,6 @@ use crate::engine::block::BlockType;
 
 /// Rows of a tile.
 pub const ROWS: usize = 16;
-/// Tiles one below the other in a row block.
-pub const BLOCK_TILES: usize = 8;
-/// Rows of a row block.
-pub const BLOCK_ROWS: usize = ROWS * BLOCK_TILES;
 /// Columns of a tile.
 pub const COLS: usize = 256;
 
@@ -29,7 +25,7 @@ pub const fn tile_bytes(ty: BlockType) -> usize {
 }
 
 /// Packs a matrix of `rows` rows of `cols` weights, as `kernels/pack.cu` does: row group r becomes row group
-/// `r × stride + offset`; rows past the matrix's own are zero. The result has whole row blocks.
+/// `r × stride + offset`; rows past the matrix's own are zero.
 ///
 /// # Panics
 /// If `bytes` is not that matrix, or `ty` has no tiles.
@@ -38,10 +34,10 @@ pub fn pack(ty: BlockType, rows: usize, cols: usize, bytes: &[u8], stride: usize
     assert!(has_tiles(ty) && cols.is_multiple_of(COLS));
     let (supers, super_bytes) = (cols / COLS, tile_bytes(ty) / ROWS);
     assert_eq!(bytes.len(), rows * supers * super_bytes);
-    let blocks = (rows * stride).div_ceil(BLOCK_ROWS);
-    let mut out = vec![0; blocks * BLOCK_TILES * supers * tile_bytes(ty)];
+    let groups = rows.div_ceil(ROWS);
+    let mut out = vec![0; groups * stride * supers * tile_bytes(ty)];
     let zero = Super::zero(ty);
-    for group in 0..blocks * BLOCK_TILES / stride {
+    for group in 0..groups {
         let to = group * stride + offset;
         for at in 0..supers {
             let tile: Vec<Super> = (group * ROWS..(group + 1) * ROWS)
@@ -50,7 +46,7 @@ pub fn pack(ty: BlockType, rows: usize, cols: usize, bytes: &[u8], stride: usize
                     false => zero.clone(),
                 })
                 .collect();
-            let index = (to / BLOCK_TILES * supers + at) * BLOCK_TILES + to % BLOCK_TILES;
+            let index = to * supers + at;
             write_tile(ty, &tile, &mut out[index * tile_bytes(ty)..][..tile_bytes(ty)]);
         }
     }
