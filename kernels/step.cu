@@ -5,9 +5,9 @@
 //
 // WHO DOES WHAT. One CTA an SM: eight compute warps and a producer. A matrix is cut by rows over the CTAs, in row groups of 16 (gate
 // and up lie interleaved, so that one CTA has both), and by k over the warps of a CTA: warp w takes super-blocks w, w + 8, .. of every
-// row group. Its activations go from L2 into registers once for a BATCH of 4 row groups (8 where 16 columns share the tile), and a
-// warp's products need nothing from any other warp. The eight partial sums of a row group meet in shared memory and are added in the
-// order of the warps; with 8 columns and fewer that happens while the next batch is multiplied.
+// row group. Its activations go from L2 into registers once for a BATCH of 4 row groups, and a warp's products need nothing from any
+// other warp. The eight partial sums of a row group meet in shared memory and are added in the order of the warps; with 8 columns and
+// fewer that happens while the next batch is multiplied.
 //
 // WEIGHTS. Tiles (tiles.cuh) in the order [row group][super-block]. The producer warp walks through all matrices of the step and keeps
 // a ring of bulk copies full, across norms, attention and barriers: weights depend on nothing. A stage is 8 tiles, consecutive
@@ -29,7 +29,7 @@ constexpr int OWN_MAX = 16; // row groups of the residual stream that one CTA ca
 template <int NC> struct Config {
     static constexpr int TILES = (NC + 7) / 8, N = stored(NC);       // n-tiles of the mma; columns stored
     static constexpr int STRIDE = NC == 1 ? 2 : N + 2;               // floats between rows of a partial sum: no bank conflicts
-    static constexpr int ROWS = NC > 8 ? 8 : 4;                      // row groups of a batch
+    static constexpr int ROWS = 4;                                   // row groups of a batch
     static constexpr int BUFFERS = NC > 8 ? 1 : 2;                   // batches whose partial sums are in shared memory
     static constexpr int RED = WARPS * ROWS * 16 * STRIDE;           // floats of one of them
     static constexpr int THREADS = NC > 8 ? 384 : COMPUTE + 32;      // 16 columns: whole warpgroups, which can trade registers
@@ -128,7 +128,7 @@ template <int NC> __device__ __forceinline__ void produce(const Step& p, const C
 
 // ---- products -------------------------------------------------------------------------------------------------------------------
 // Takes a tile's fragments; b: this super-block's activations.
-template <int T, int NT, bool ONE> struct Sink {
+template <int T, int NT> struct Sink {
     float c[Tile<T>::CHAINS][NT][4] = {}, least[NT][4] = {};
     const uint4 (&b)[9][NT];
     __device__ __forceinline__ explicit Sink(const uint4 (&b_)[9][NT]) : b(b_) {}
@@ -146,7 +146,7 @@ template <int T, int NT, bool ONE> struct Sink {
 #pragma unroll
         for (int n = 0; n < NT; n++)
 #pragma unroll
-            for (int e = 0; e < 4; e += ONE ? 2 : 1) {
+            for (int e = 0; e < 4; e++) {
                 float v = c[0][n][e];
 #pragma unroll
                 for (int k = 1; k < Tile<T>::CHAINS; k++) v = fmaf(c[k][n][e], Tile<T>::chain(k), v);
@@ -189,19 +189,6 @@ template <int T> __device__ __forceinline__ void take(const Step& p, Ring& r, Ti
     __syncwarp();
     if (elect()) bar_arrive(done);
     r.next(p.depth);
-}
-// The sums of row groups 0..3 and 4..7 change places.
-template <int ROWS, int NT> __device__ __forceinline__ void turn_over(float (&sum)[ROWS][NT][4]) {
-#pragma unroll
-    for (int k = 0; k < ROWS / 2; k++)
-#pragma unroll
-        for (int n = 0; n < NT; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const float v = sum[k][n][e];
-                sum[k][n][e] = sum[k + ROWS / 2][n][e];
-                sum[k + ROWS / 2][n][e] = v;
-            }
 }
 // What a batch needs to know, and the norm's loads that are on their way meanwhile.
 struct Job {
@@ -247,27 +234,22 @@ template <int T, int NC> __device__ __forceinline__ void multiply(const Step& p,
                 if (k < job.rows) {
                     Tile<T> tile;
                     take<T>(p, r, tile, warp, lane);
-                    Sink<T, NT, NC == 1> sink(b);
+                    Sink<T, NT> sink(b);
                     tile.run(sink);
                     sink.finish(tile, sum[k]);
                 }
         } else {
             load<NC>(next, job.x, super, columns, lane);
             settle<NC>(next, job.x, super, columns, lane);
-            // Four row groups by four: unrolled over more, the loop would not fit the instruction cache.
-#pragma unroll 1
-            for (int first = 0; first < ROWS; first += 4) {
 #pragma unroll
-                for (int k = 0; k < 4; k++)
-                    if (first + k < job.rows) {
-                        Tile<T> tile;
-                        take<T>(p, r, tile, warp, lane);
-                        Sink<T, NT, false> sink(next);
-                        tile.run(sink);
-                        sink.finish(tile, sum[k]);
-                    }
-                if (ROWS == 8) turn_over<ROWS, NT>(sum);
-            }
+            for (int k = 0; k < ROWS; k++)
+                if (k < job.rows) {
+                    Tile<T> tile;
+                    take<T>(p, r, tile, warp, lane);
+                    Sink<T, NT> sink(next);
+                    tile.run(sink);
+                    sink.finish(tile, sum[k]);
+                }
         }
     }
 }
