@@ -9,11 +9,15 @@ use soakd::engine::gguf::{Planned, Value, write};
 use soakd::engine::synth::{Generator, mix};
 use soakd::engine::weights::Model;
 use soakd::engine::{Engine, EngineError, Feed, Next, Variant, greedy, hash_logits};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The first device, or `None` after checking that the engine's refusal is a clear one.
-fn device() -> Option<u32> {
+/// One test at a time: what one allocates is free memory that another sees go.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// The first device, for this test alone while the guard lives, or `None` after checking that the engine's refusal is a clear one.
+fn device() -> Option<(u32, MutexGuard<'static, ()>)> {
     match cuda::devices() {
-        Ok(all) if !all.is_empty() => Some(0),
+        Ok(all) if !all.is_empty() => Some((0, ALONE.lock().unwrap_or_else(PoisonError::into_inner))),
         Ok(_) => None,
         Err(EngineError::Request(reason)) => {
             assert!(reason.contains("--backend cpu"), "no way out is named: {reason}");
@@ -251,7 +255,7 @@ fn mixed(types: &'static [BlockType], offset: usize) -> impl Fn(&str) -> BlockTy
 
 #[test]
 fn every_type_is_dequantised_bit_for_bit_as_on_the_cpu() {
-    let Some(device) = device() else { return };
+    let Some((device, _alone)) = device() else { return };
     let seed = seed();
     for ty in BlockType::ALL {
         let (rows, cols) = (37, if ty.block_weights() == 1 { 1003 } else { ty.block_weights() * 11 });
@@ -267,7 +271,7 @@ fn every_type_is_dequantised_bit_for_bit_as_on_the_cpu() {
 
 #[test]
 fn the_device_packs_the_tiles_that_the_host_packs() {
-    let Some(device) = device() else { return };
+    let Some((device, _alone)) = device() else { return };
     let seed = seed();
     for ty in TILED {
         for (rows, supers, stride, offset) in
@@ -322,7 +326,7 @@ fn logits_agree(model: &Model, path: Path, tolerance: f64, seed: u64, what: &str
 
 #[test]
 fn plain_logits_are_those_of_float64_for_every_type_and_odd_shapes() {
-    let Some(_) = device() else { return };
+    let Some(_alone) = device() else { return };
     let seed = seed();
     let small = Dims {
         layers: 2,
@@ -356,7 +360,7 @@ fn plain_logits_are_those_of_float64_for_every_type_and_odd_shapes() {
 
 #[test]
 fn persistent_logits_are_those_of_float64_for_every_type_and_awkward_shapes() {
-    let Some(_) = device() else { return };
+    let Some(_alone) = device() else { return };
     if cuda::devices().expect("devices")[0].compute < (9, 0) {
         return;
     }
@@ -421,7 +425,7 @@ fn company_changes_nothing(model: &Model, path: Path, seed: u64) {
 
 #[test]
 fn a_stream_has_the_same_bits_in_any_company() {
-    let Some(_) = device() else { return };
+    let Some(_alone) = device() else { return };
     let seed = seed();
     let dims = persistent_dims();
     company_changes_nothing(&model(dims[0], seed, mixed(&TILED, 1)), Path::Plain, seed);
@@ -433,7 +437,7 @@ fn a_stream_has_the_same_bits_in_any_company() {
 
 #[test]
 fn what_does_not_fit_is_named_with_what_was_free() {
-    let Some(_) = device() else { return };
+    let Some(_alone) = device() else { return };
     let mut model = Model::synthetic("tiny", Variant::Q4_K, 1).expect("a shape");
     model.arch.context_tokens = 1 << 30;
     let options = CudaOptions {
@@ -454,7 +458,7 @@ fn what_does_not_fit_is_named_with_what_was_free() {
 
 #[test]
 fn every_byte_allocated_is_counted_and_freed() {
-    let Some(_) = device() else { return };
+    let Some(_alone) = device() else { return };
     let model = Model::synthetic("tiny", Variant::Q4_K, 1).expect("a shape");
     let mut engine = engine(&model, 2, Path::Plain);
     let held = engine.held().device_bytes.expect("device bytes");
@@ -471,7 +475,7 @@ fn every_byte_allocated_is_counted_and_freed() {
 /// In a process of its own: the device is lost to it afterwards.
 #[test]
 fn a_fault_on_the_device_is_a_typed_error_with_the_drivers_number() {
-    let Some(device) = device() else { return };
+    let Some((device, _alone)) = device() else { return };
     if std::env::var_os("SOAKD_TEST_FAULT").is_none() {
         let mut child = std::process::Command::new(std::env::current_exe().expect("this test"));
         let name = "a_fault_on_the_device_is_a_typed_error_with_the_drivers_number";
@@ -490,7 +494,7 @@ fn a_fault_on_the_device_is_a_typed_error_with_the_drivers_number() {
 /// Sixteen columns of types whose stages are large: the ring is at its shallowest.
 #[test]
 fn a_shallow_ring_gives_the_same_bits_in_any_company() {
-    let Some(_) = device() else { return };
+    let Some(_alone) = device() else { return };
     if cuda::devices().expect("devices")[0].compute < (9, 0) {
         return;
     }

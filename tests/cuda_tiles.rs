@@ -5,6 +5,7 @@
 //! weight comes out as the CPU's definition has it.
 
 use soakd::engine::block::{BlockType, dequantize};
+use soakd::engine::cuda::check::{self, STEP_BYTES, StepLayout};
 use soakd::engine::cuda::{self, Path, tiles};
 use soakd::engine::synth::Generator;
 use soakd::engine::weights::Model;
@@ -188,6 +189,46 @@ fn the_fastest_kernels_that_can_run_a_model_are_chosen_and_the_reason_is_given()
     assert_eq!((path, why.as_deref()), (Path::Plain, Some("heads of 64 floats, 64 rotated; it takes 128")));
     let too_old = cuda::fastest_path(&device((7, 0))).expect_err("Volta");
     assert!(too_old.contains("7.5"), "{too_old}");
+}
+
+/// What `step_layout` of a PTX file stores, in order.
+fn step_layout(arch: &str) -> StepLayout {
+    let path = format!("{}/kernels/ptx/step.{arch}.ptx", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let (_, body) = text.split_once(".entry step_layout(").expect("the kernel that reports sizes");
+    let body = body.split('}').next().expect("a body");
+    let constants = body.lines().filter_map(|line| line.trim().strip_prefix("mov.u32"));
+    let value = |line: &str| line.split([',', ';']).nth(1).and_then(|text| text.trim().parse().ok());
+    let sizes: Vec<u32> = constants.map(|line| value(line).expect("a constant")).collect();
+    let [step_bytes, common_bytes, one, eight, sixteen] = sizes[..] else { panic!("{sizes:?}") };
+    StepLayout { step_bytes, common_bytes, red_bytes: [one, eight, sixteen] }
+}
+
+#[test]
+fn host_and_kernel_mean_the_same_memory_and_the_ring_fits_every_type() {
+    // Compute capability 9.0: 227 KiB of shared memory a block, 132 multiprocessors, or 114.
+    const SHARED_MAX: usize = 227 << 10;
+    for arch in ["compute_90a", "compute_90"] {
+        let layout = step_layout(arch);
+        assert_eq!(layout.step_bytes as usize, STEP_BYTES, "{arch}: the PTX is of another source");
+        for (shape, multiprocessors) in [("8b", 132), ("8b", 114), ("22b", 132), ("22b", 114)] {
+            for variant in Variant::ALL {
+                let model = Model::synthetic(shape, variant, 1).expect("a shape");
+                let largest =
+                    model.tensors[1..].iter().chain([model.head()]).filter(|tensor| tiles::has_tiles(tensor.ty));
+                let stage = 8 * largest.map(|tensor| tiles::tile_bytes(tensor.ty)).max().expect("a matrix");
+                for (depth, bytes) in check::rings(&model, multiprocessors, SHARED_MAX, &layout) {
+                    // Two stages are on their way (8 copies of 2 tiles of 8 a stage); the warps must have others to work on.
+                    assert!(depth >= 4, "{arch} {shape} {variant}: a ring of {depth}");
+                    assert!(bytes <= SHARED_MAX, "{arch} {shape} {variant}: {bytes} bytes of shared memory");
+                    assert!(
+                        depth == 32 || bytes + stage + 256 > SHARED_MAX,
+                        "{shape} {variant}: {bytes}, room for more"
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Single operations on the device, for tests that hold them against the CPU's definitions.
 
 use super::driver::{Buffer, Device, Module, launch};
+pub use super::persistent::Layout as StepLayout;
 use super::tiles::{COLS, ROWS, tile_bytes};
 use super::upload::Uploader;
-use super::{PLAIN_PTX, step_ptx};
+use super::{PLAIN_PTX, persistent, step_ptx};
 use crate::engine::EngineError;
 use crate::engine::block::BlockType;
+use crate::engine::weights::Model;
 
 /// `rows` rows of `cols` weights of type `ty` as floats, by the device's dequantisation.
 pub fn dequantize(device: u32, ty: BlockType, rows: usize, cols: usize, bytes: &[u8]) -> Result<Vec<f32>, EngineError> {
@@ -47,6 +49,15 @@ pub fn pack(
     tiles.download(0, &mut out)?;
     Ok(out)
 }
+
+/// For 1, 8 and 16 columns: stages of the step kernel's ring, and bytes of shared memory, on a chip of so many multiprocessors with so
+/// much shared memory a block. Needs no device: `layout` is what the PTX's `step_layout` stores.
+pub fn rings(model: &Model, multiprocessors: u32, shared_max: usize, layout: &StepLayout) -> [(usize, usize); 3] {
+    persistent::rings(model, multiprocessors, shared_max, layout)
+}
+
+/// Bytes of the host's copy of the structure that the step kernel reads.
+pub const STEP_BYTES: usize = persistent::STEP_BYTES;
 
 /// Whether the driver compiles every embedded PTX for this device.
 pub fn compiles(device: u32) -> Result<(), EngineError> {

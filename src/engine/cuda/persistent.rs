@@ -173,16 +173,28 @@ impl Width {
 }
 
 /// Bytes of shared memory before the ring and without its barriers: the kernel's `lay_out`, line by line.
-fn shared_before_ring(
-    columns: usize,
-    own_groups: usize,
-    layers: usize,
-    common_bytes: usize,
-    red_bytes: usize,
-) -> usize {
-    let parts = common_bytes.next_multiple_of(128) + own_groups * columns * 64;
-    (parts + (6 * layers + 1) * size_of::<Part>()).next_multiple_of(128) + red_bytes
+fn shared_before_ring(width: Width, own_groups: usize, layers: usize, layout: &Layout) -> usize {
+    let parts = (layout.common_bytes as usize).next_multiple_of(128) + own_groups * width.columns() * 64;
+    (parts + (6 * layers + 1) * size_of::<Part>()).next_multiple_of(128) + layout.red_bytes[width as usize] as usize
 }
+
+/// Row groups of the residual stream that a CTA has at most.
+fn own_groups(shapes: &[Shape; 5], ctas: u32) -> usize {
+    (shapes[1].groups[0] as usize).div_ceil(ctas as usize)
+}
+
+/// For 1, 8 and 16 columns: stages of the ring and all bytes of shared memory, as the launch would have them on a chip of so many
+/// multiprocessors. `layout` is what the kernel reports.
+pub(super) fn rings(model: &Model, multiprocessors: u32, shared_max: usize, layout: &Layout) -> [(usize, usize); 3] {
+    let own_groups = own_groups(&shapes(model), multiprocessors.min(GRID));
+    Width::ALL.map(|width| {
+        let before = shared_before_ring(width, own_groups, model.arch.layers, layout);
+        ring(before, STAGE_TILES * most_tile_bytes(model), shared_max, Tuning::default().depth_max as usize)
+    })
+}
+
+/// Bytes of the structure that the kernel reads.
+pub(super) const STEP_BYTES: usize = size_of::<Step>();
 
 /// Stages of the ring that fit, and all bytes of shared memory with them.
 fn ring(before: usize, stage_bytes: usize, shared_max: usize, depth_max: usize) -> (usize, usize) {
@@ -259,7 +271,7 @@ impl Persistent {
         }
         // All resident at once, one a multiprocessor.
         let ctas = device.facts().multiprocessors.min(GRID);
-        let own_groups = (shapes[1].groups[0] as usize).div_ceil(ctas as usize);
+        let own_groups = own_groups(&shapes, ctas);
         if own_groups > OWN_MAX {
             return Err(EngineError::Request(format!(
                 "{} rows of the residual stream on {ctas} multiprocessors; the kernel takes {} on each",
@@ -267,10 +279,7 @@ impl Persistent {
                 OWN_MAX * ROWS
             )));
         }
-        let before_ring = Width::ALL.map(|width| {
-            let (common, red) = (layout.common_bytes as usize, layout.red_bytes[width as usize] as usize);
-            shared_before_ring(width.columns(), own_groups, arch.layers, common, red)
-        });
+        let before_ring = Width::ALL.map(|width| shared_before_ring(width, own_groups, arch.layers, &layout));
         let exchange = Exchange::new(device, model, options)?;
         let mut step = base_step(model, options, &tiles, &parts, shapes, stage_bytes);
         exchange.point(&mut step);
@@ -360,11 +369,13 @@ impl Persistent {
 /// What the kernel says of its structures (`step_layout`).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-struct Layout {
-    step_bytes: u32,
-    common_bytes: u32,
-    /// Bytes of partial sums, for 1, 8 and 16 columns.
-    red_bytes: [u32; 3],
+pub struct Layout {
+    /// Of the structure that it reads.
+    pub step_bytes: u32,
+    /// Of what comes first in shared memory.
+    pub common_bytes: u32,
+    /// Of partial sums, for 1, 8 and 16 columns.
+    pub red_bytes: [u32; 3],
 }
 
 /// Compares the kernel's idea of its structures with ours.
@@ -375,8 +386,8 @@ fn check_layout(device: &Arc<Device>, module: &Module) -> Result<Layout, EngineE
     let mut layout = [Layout::default()];
     out.download(0, &mut layout)?;
     let [layout] = layout;
-    if layout.step_bytes as usize != size_of::<Step>() {
-        let (theirs, ours) = (layout.step_bytes, size_of::<Step>());
+    if layout.step_bytes as usize != STEP_BYTES {
+        let (theirs, ours) = (layout.step_bytes, STEP_BYTES);
         return Err(EngineError::Request(format!(
             "the persistent kernel has a Step of {theirs} bytes, the host one of {ours}: rebuild the PTX"
         )));
