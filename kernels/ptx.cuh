@@ -1,4 +1,4 @@
-// ptx.cuh: the instructions that CUDA C++ has no name for, one function each. `kernels/emulate` gives the same functions for a CPU.
+// ptx.cuh: the instructions that CUDA C++ has no name for, one function each.
 #pragma once
 #include "blocks.cuh"
 

@@ -500,7 +500,6 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
         }
     }
 }
-#ifndef EMULATED
 template <int NC> __device__ __forceinline__ void enter(const Step& p) {
     extern __shared__ __align__(128) u8 shared[];
     step<NC>(p, shared);
@@ -516,4 +515,3 @@ extern "C" __global__ void step_layout(u32* out) {
     out[3] = Config<8>::BUFFERS * Config<8>::RED * 4;
     out[4] = Config<16>::BUFFERS * Config<16>::RED * 4;
 }
-#endif
