@@ -28,9 +28,13 @@ impl Drop for Run {
     }
 }
 
+/// The mails as text without line breaks, neither those of the transfer encoding nor those of the layout.
 fn mails(dir: &Path) -> Vec<String> {
     let folder = std::fs::read_dir(dir.join("mail")).into_iter().flatten().flatten();
-    folder.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).collect()
+    let texts = folder.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    texts
+        .map(|text| text.replace("=\r\n", "").replace("=\n", "").split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 #[test]
