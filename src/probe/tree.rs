@@ -86,6 +86,9 @@ pub fn roles(members: &Members, each: &[(i32, Outcome<ProcessFigures>)], now_tic
         }
         let depth = depth(*pid, members.root, &parents);
         let name = name(*pid, depth);
+        if name.starts_with('?') {
+            continue; // it ended while it was read
+        }
         let member = identity(*pid, figures);
         let (role, oldest) = found.entry(name.clone()).or_insert_with(|| {
             let reading = ProcessReading::default();
