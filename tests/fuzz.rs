@@ -248,7 +248,7 @@ fn rules_and_their_sql() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = a_database(folder.path(), 300);
     let reader = Reader::open(&path).expect("reader");
-    let names: Vec<&[u8]> = reader.schema().keys().map(|name| name.as_bytes()).collect();
+    let names: Vec<&[u8]> = reader.schema().keys().map(String::as_bytes).collect();
     let mut words = CONFIG_WORDS.to_vec();
     words.extend(names);
     words.extend::<[&[u8]; 9]>([

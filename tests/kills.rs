@@ -399,12 +399,9 @@ fn killed_supervisor_and_mailer_lose_no_alert_and_tear_no_thread() {
                 |subject: &str| subject.split("turn ").nth(1).and_then(|t| t.split(' ').next()).map(str::to_owned);
             assert_eq!(turn(&subject), turn(&seen[&parent]), "seed {seed}: it answers another alert");
         }
-        match seen.insert(id, subject.clone()) {
-            Some(before) => {
-                assert_eq!(before, subject, "seed {seed}: two mails under one Message-ID");
-                repeats += 1;
-            }
-            None => {}
+        if let Some(before) = seen.insert(id, subject.clone()) {
+            assert_eq!(before, subject, "seed {seed}: two mails under one Message-ID");
+            repeats += 1;
         }
     }
     assert_eq!(

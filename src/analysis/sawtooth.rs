@@ -64,7 +64,7 @@ impl Ramp {
     /// Takes a tick, value in tolerances; returns the tick before and how much of it is ramp, unless a fall goes through it.
     fn push(&mut self, tick: Tick, y: f64) -> Option<(Tick, f64)> {
         let t_h = tick.t_s / 3600.0;
-        let Some((held, held_y)) = self.held.replace((tick, y)) else { return None };
+        let (held, held_y) = self.held.replace((tick, y))?;
         let held_h = held.t_s / 3600.0;
         let enough = FALL * self.height * (1.0 - ((t_h - held_h) / self.period_h).min(0.4));
         let before = self.before.replace(held_y);

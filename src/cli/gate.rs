@@ -121,7 +121,7 @@ impl Measured {
 pub(super) fn asked(file: Option<&Path>, run: Option<&RunFacts>) -> Result<Vec<Gate>, CannotStart> {
     match file {
         Some(file) => read(file),
-        None => configured(run.map(gates_of).unwrap_or_default(), GateProfile::Roadmap),
+        None => configured(&run.map(gates_of).unwrap_or_default(), GateProfile::Roadmap),
     }
 }
 
@@ -129,7 +129,7 @@ pub(super) fn asked(file: Option<&Path>, run: Option<&RunFacts>) -> Result<Vec<G
 /// GPU. The profile is about GPU servers, and says nothing of a run on a CPU.
 pub(super) fn of_run(facts: &RunFacts) -> Result<Vec<Gate>, CannotStart> {
     let auto = if facts.plan.backend == "cuda" { GateProfile::Roadmap } else { GateProfile::None };
-    let mut all = configured(gates_of(facts), auto)?;
+    let mut all = configured(&gates_of(facts), auto)?;
     all.retain(|gate| gates::metric(&gate.metric).is_some_and(Metric::is_of_a_run));
     Ok(all)
 }
@@ -142,7 +142,7 @@ fn gates_of(facts: &RunFacts) -> Gates {
 }
 
 /// A profile with one's own bounds in place of its bounds on the same figures.
-pub(super) fn configured(wanted: Gates, auto: GateProfile) -> Result<Vec<Gate>, CannotStart> {
+pub(super) fn configured(wanted: &Gates, auto: GateProfile) -> Result<Vec<Gate>, CannotStart> {
     let profile = if wanted.profile == GateProfile::Auto { auto } else { wanted.profile };
     let mut all = if profile == GateProfile::Roadmap { parse("the profile roadmap", ROADMAP)? } else { Vec::new() };
     for (metric, bound) in &wanted.bounds {

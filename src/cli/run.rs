@@ -117,7 +117,7 @@ pub struct Args {
 pub fn execute(args: &Args) -> Done {
     let config = configuration(args)?;
     setup::usable(&config).map_err(CannotStart)?;
-    gate::configured(config.gates.clone(), GateProfile::None)?;
+    gate::configured(&config.gates, GateProfile::None)?;
     if !config.target.is_set() {
         model::open(&config).map_err(CannotStart::because)?; // a worker would find it too, after the run has begun
     }

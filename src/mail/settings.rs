@@ -46,7 +46,7 @@ pub enum SettingsError {
 #[derive(Debug, Clone)]
 pub struct Routes {
     from: Mailbox,
-    routes: BTreeMap<String, Vec<Mailbox>>,
+    recipients: BTreeMap<String, Vec<Mailbox>>,
     prefix: Option<String>,
 }
 
@@ -67,7 +67,7 @@ impl Routes {
             }
             parsed.insert(name.clone(), recipients);
         }
-        Ok(Routes { from: mailbox("the sender", from)?, routes: parsed, prefix: None })
+        Ok(Routes { from: mailbox("the sender", from)?, recipients: parsed, prefix: None })
     }
 
     /// The same with `prefix` in front of every subject.
@@ -95,16 +95,16 @@ impl Routes {
     /// must not get lost over a renamed route. Empty only if there is no route at all.
     #[must_use]
     pub fn recipients(&self, route: &str) -> &[Mailbox] {
-        self.routes
+        self.recipients
             .get(route)
-            .or_else(|| self.routes.get(FALLBACK))
-            .or_else(|| self.routes.values().next())
+            .or_else(|| self.recipients.get(FALLBACK))
+            .or_else(|| self.recipients.values().next())
             .map_or(&[], Vec::as_slice)
     }
 
     /// The names of the routes.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.routes.keys().map(String::as_str)
+        self.recipients.keys().map(String::as_str)
     }
 }
 

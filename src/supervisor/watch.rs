@@ -98,16 +98,14 @@ impl Pace {
         origin + (unix_s - origin) * self.factor
     }
 
-    fn ours(&self, found: Finding) -> Finding {
+    fn ours(&self, mut found: Finding) -> Finding {
         let origin = self.origin_unix_s.unwrap_or(0.0);
         let back = |unix_s: f64| origin + (unix_s - origin) / self.factor;
-        Finding {
-            slope_bytes_per_hour: found.slope_bytes_per_hour * self.factor,
-            span_s: found.span_s / self.factor,
-            crossing_unix_s: found.crossing_unix_s.map(|ends| ends.map(back)),
-            first_alarm_unix_s: found.first_alarm_unix_s.map(back),
-            ..found
-        }
+        found.slope_bytes_per_hour *= self.factor;
+        found.span_s /= self.factor;
+        found.crossing_unix_s = found.crossing_unix_s.map(|ends| ends.map(back));
+        found.first_alarm_unix_s = found.first_alarm_unix_s.map(back);
+        found
     }
 }
 

@@ -469,7 +469,7 @@ impl World {
                 self.apply(Event::OrphanKilled { pid: 4_711, name: "sleep".into() });
             }
             (10, _) if self.faults.clocks_jump => {
-                self.now.wall.0 += 3_600_000 - (self.next_random() % 7_200_000) as i64
+                self.now.wall.0 += 3_600_000 - (self.next_random() % 7_200_000) as i64;
             }
             (11, _) if self.faults.host_sleeps => self.sleep_through(900_000, true),
             (12, _) if self.faults.host_sleeps => self.sleep_through(20_000, false),

@@ -70,7 +70,7 @@ pub(super) fn sampling(config: &Config, findings: &mut Findings) {
 
 /// The bounds that the run will be judged by.
 pub(super) fn gates(config: &Config, findings: &mut Findings) {
-    match gate::configured(config.gates.clone(), GateProfile::None) {
+    match gate::configured(&config.gates, GateProfile::None) {
         Ok(gates) if gates.is_empty() => {}
         Ok(gates) => findings.ok("gates", format!("{} bounds to judge the run by", gates.len())),
         Err(CannotStart(what)) => findings.blocker("gates", what, "correct [gates]"),
