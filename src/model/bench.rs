@@ -37,7 +37,7 @@ pub struct VariantFacts {
     pub repetitions: i64,
     /// Mean speed.
     pub tokens_per_s: f64,
-    /// Its 95 % interval.
+    /// Its interval: 95 % from six repetitions on, with fewer the smallest and the largest.
     pub tokens_per_s_ci95: Option<[f64; 2]>,
     /// Mean time per token.
     pub token_mean_ms: f64,
