@@ -115,6 +115,71 @@ fn a_killed_supervisor_leaves_no_process_and_its_run_goes_on() {
 }
 
 #[test]
+fn a_supervisor_killed_between_its_verdict_and_its_exit_soaks_nothing_again() {
+    // Nobody listens there, so the end waits its full time for the mailer.
+    let nobody = "[mail]\ntransport = \"smtp\"\nhost = \"127.0.0.1\"\nport = 1\ntls = \"none\"\nfrom = \"soakd@x.org\"\n\
+                  [mail.routes]\ndefault = [\"ops@x.org\"]\n";
+    let mut soak = Soak::with(nobody, &["--duration", "3s"]);
+    soak.until("SELECT count(*) > 0 FROM run WHERE state = 'finished'");
+    soak.kill(soak.supervisor(), nix::libc::SIGKILL);
+    assert_eq!(soak.wait(), -1, "it was killed before it left: {}", soak.said());
+
+    soak.again(&["--duration", "3s"]);
+    assert!([0, 3].contains(&soak.wait()), "the verdict of the run that is over: {}", soak.said());
+    assert!(soak.said().contains("has its verdict already"), "{}", soak.said());
+    assert_eq!(soak.number("SELECT count(*) FROM run"), 1, "as after Restart=on-failure: no second run");
+    assert_eq!(soak.number("SELECT count(*) FROM outbox WHERE kind = 'finished'"), 1, "its end is mailed, and once");
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE ended_unix_ms IS NULL"), 0);
+    assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind IN ('run_finished', 'run_resumed')"), 1);
+
+    soak.again(&["--duration", "3s"]);
+    assert!([0, 3].contains(&soak.wait()), "{}", soak.said());
+    assert_eq!(soak.number("SELECT count(*) FROM run WHERE state = 'finished'"), 2, "and then a new one");
+}
+
+/// What an unlucky run has behind it. `SOAKD_RESUME_HOURS=47 SOAKD_RESUME_LIVES=60` for one of two days.
+fn unlucky(folder: &std::path::Path) -> i64 {
+    let number = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
+    let (hours, lives): (i64, i64) = (number("SOAKD_RESUME_HOURS", 1), number("SOAKD_RESUME_LIVES", 12));
+    let seconds = hours * 3_600;
+    let started = soakd::model::time::UnixMillis(soakd::clock::now().wall.0 - (seconds + 60) * 1_000);
+    let path = folder.join("soak.db");
+    let mut store = soakd::store::Store::open(&path, soakd::store::Mode::Write).expect("a database");
+    let past = soakd::store::generate::Fill { started, seconds, lives, finish: false, ..Default::default() };
+    soakd::store::generate::fill(&mut store, &past).expect("filled");
+    drop(store);
+    let connection = rusqlite::Connection::open(&path).expect("it opens");
+    let config = std::fs::read_to_string(folder.join("before.toml")).expect("written");
+    let (host, duration_ms) = (soakd::probe::host::hostname(), 48 * 3_600_000);
+    let ours = "UPDATE run SET host = ?1, config = ?2, duration_ms = ?3";
+    connection.execute(ours, rusqlite::params![host, config, duration_ms]).expect("ours");
+    seconds
+}
+
+#[test]
+fn a_resume_after_dozens_of_restarts_waits_for_nothing_and_forgets_nothing() {
+    let mut seconds = 0;
+    let config = "[run]\nduration = \"48h\"\n[model]\nmodel = \"synthetic:tiny\"\nbackend = \"cpu\"\nprompts = 2\n\
+                  prompt_tokens = 4\nanswer_tokens = 4\nthreads = 1\n";
+    let mut soak = Soak::prepared(config, &[], |folder| {
+        std::fs::write(folder.join("before.toml"), config).expect("written");
+        seconds = unlucky(folder);
+    });
+    let (began, wall_ms) = (std::time::Instant::now(), soakd::clock::now().wall.0);
+    soak.until(&format!("SELECT count(*) > 0 FROM process WHERE role = 'worker' AND started_unix_ms >= {wall_ms}"));
+    let started = began.elapsed();
+    soak.until(&format!("SELECT count(*) > 3 FROM work_sample WHERE unix_ms >= {wall_ms}"));
+    println!("{seconds} s of past: a worker after {started:.2?}, its fourth sample after {:.2?}", began.elapsed());
+    soak.wait_for("the past", || soak.said().contains("is read back"));
+    println!("the past after {:.2?}", began.elapsed());
+    assert_ne!(soak.interrupt(), 2, "{}", soak.said());
+    let stalls = soak.number("SELECT count(*) FROM event WHERE kind = 'sampling_gap'");
+    assert_eq!(stalls, 0, "{}", soak.said());
+    let known = "SELECT max(samples) FROM finding WHERE is_final";
+    assert!(soak.number(known) > seconds * 9 / 10, "{} of {seconds} s are known", soak.number(known));
+}
+
+#[test]
 fn a_second_supervisor_on_the_same_database_is_refused() {
     let mut soak = Soak::start(&[]);
     soak.until("SELECT count(*) > 0 FROM process WHERE role = 'worker'");

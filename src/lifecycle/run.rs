@@ -95,6 +95,12 @@ impl EndCause {
             EndCause::CrashLoop => RunState::Failed,
         }
     }
+
+    /// The cause of an end that is on record; `None` for a run that goes on.
+    #[must_use]
+    pub fn of(state: RunState) -> Option<EndCause> {
+        [EndCause::Served, EndCause::Asked, EndCause::CrashLoop].into_iter().find(|cause| cause.state() == state)
+    }
 }
 
 /// Where a run stands.

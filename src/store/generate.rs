@@ -5,7 +5,7 @@ use super::{Store, StoreError};
 use crate::model::event::{Event, EventKind, EventSeverity};
 use crate::model::finding::{Finding, Shape, Verdict};
 use crate::model::process::{NewDevice, NewProcess};
-use crate::model::run::{RunEnd, RunPlan, RunState};
+use crate::model::run::{RunEnd, RunPlan, RunState, UnfinishedRun};
 use crate::model::sample::{
     DeviceReading, HostReading, LatencyInterval, LatencyKind, ProcessReading, Role, SampleBatch, WorkReading,
 };
@@ -23,6 +23,8 @@ pub struct Fill {
     pub workers: u32,
     /// Bytes that every worker gains per hour.
     pub leak_bytes_per_hour: i64,
+    /// Times that everything was started, soakd itself too: all lives are equally long.
+    pub lives: i64,
     /// Of the noise.
     pub seed: u64,
     /// Whether the run gets its verdict.
@@ -36,6 +38,7 @@ impl Default for Fill {
             seconds: 48 * 3_600,
             workers: 1,
             leak_bytes_per_hour: 0,
+            lives: 1,
             seed: 1,
             finish: true,
         }
@@ -49,22 +52,22 @@ const TICKS_PER_BATCH: i64 = 60;
 pub fn fill(store: &mut Store, fill: &Fill) -> Result<i64, StoreError> {
     let run_id = store.start_run(&plan(fill))?;
     let mut noise = Noise(fill.seed);
-    let mut processes = Vec::new();
-    let others = [Role::Supervisor, Role::Probe, Role::Canary, Role::Mailer].map(|role| (role, 0));
-    for (role, ordinal) in others.into_iter().chain((0..fill.workers).map(|n| (Role::Worker, n))) {
-        let pid = 1_000 + processes.len() as i64;
-        let new = NewProcess { run_id, role, ordinal, pid, name: None, started: fill.started };
-        processes.push((store.start_process(&new)?.process_id, role, ordinal));
-    }
+    let mut processes = start_processes(store, run_id, fill, fill.started)?;
     let devices = (0..fill.workers).map(|ordinal| store.start_device(&device(run_id, ordinal)));
     let devices = devices.collect::<Result<Vec<i64>, _>>()?;
     let series = start_series(store, run_id, fill.workers)?;
+    let life_seconds = (fill.seconds / fill.lives.max(1)).max(TICKS_PER_BATCH);
+    let mut born = 0;
     for from in (0..fill.seconds).step_by(TICKS_PER_BATCH as usize) {
+        if from - born >= life_seconds {
+            born = from;
+            restart(store, run_id, fill, &mut processes, UnixMillis(fill.started.0 + from * 1_000))?;
+        }
         let mut batch = SampleBatch::default();
         for second in from..(from + TICKS_PER_BATCH).min(fill.seconds) {
             let at = UnixMillis(fill.started.0 + second * 1_000 + noise.below(8));
             let sources = Sources { run_id, processes: &processes, devices: &devices };
-            tick(&mut batch, &sources, at, second, fill, &mut noise);
+            tick(&mut batch, &sources, at, second - born, fill, &mut noise);
         }
         store.append(&batch)?;
         minute(store, run_id, &processes, &series, fill, from, &mut noise)?;
@@ -77,9 +80,35 @@ pub fn fill(store: &mut Store, fill: &Fill) -> Result<i64, StoreError> {
     Ok(run_id)
 }
 
+type Process = (i64, Role, u32);
+
+fn start_processes(store: &mut Store, run_id: i64, fill: &Fill, at: UnixMillis) -> Result<Vec<Process>, StoreError> {
+    let others = [Role::Supervisor, Role::Probe, Role::Canary, Role::Mailer].map(|role| (role, 0));
+    let all = others.into_iter().chain((0..fill.workers).map(|n| (Role::Worker, n)));
+    let start = |(n, (role, ordinal)): (usize, (Role, u32))| {
+        let new = NewProcess { run_id, role, ordinal, pid: 1_000 + n as i64, name: None, started: at };
+        Ok((store.start_process(&new)?.process_id, role, ordinal))
+    };
+    all.enumerate().map(start).collect()
+}
+
+/// soakd was killed, and what it had started with it; the next one goes on two seconds later.
+fn restart(
+    store: &mut Store,
+    run_id: i64,
+    fill: &Fill,
+    processes: &mut Vec<Process>,
+    at: UnixMillis,
+) -> Result<(), StoreError> {
+    let run = UnfinishedRun { run_id, plan: plan(fill), last_seen: UnixMillis(at.0 - 2_000), gaps_ms: 0, resumes: 0 };
+    store.resume(&run, at, "supervisor_down")?;
+    *processes = start_processes(store, run_id, fill, at)?;
+    Ok(())
+}
+
 struct Sources<'a> {
     run_id: i64,
-    processes: &'a [(i64, Role, u32)],
+    processes: &'a [Process],
     devices: &'a [i64],
 }
 
@@ -151,7 +180,7 @@ fn gpu(second: i64, leaked: i64, noise: &mut Noise) -> DeviceReading {
 fn minute(
     store: &mut Store,
     run_id: i64,
-    processes: &[(i64, Role, u32)],
+    processes: &[Process],
     series: &[i64],
     fill: &Fill,
     second: i64,

@@ -4,7 +4,7 @@
 use super::Store;
 use super::error::StoreError;
 use crate::model::process::Golden;
-use crate::model::run::{RunPlan, UnfinishedRun};
+use crate::model::run::{RunEnd, RunPlan, RunState, UnfinishedRun};
 use crate::model::time::UnixMillis;
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -23,6 +23,29 @@ impl Store {
             .optional()
             .map_err(|error| self.sql_error(&error))?;
         let Some((run_id, plan)) = found else { return Ok(None) };
+        self.as_it_was_left(run_id, plan).map(Some)
+    }
+
+    /// The newest run of `host`, if it has its verdict but its supervisor never said that it left: it was killed in between.
+    pub fn untold_run(&self, host: &str) -> Result<Option<(UnfinishedRun, RunEnd)>, StoreError> {
+        let found = self
+            .connection
+            .query_row(
+                "SELECT *, EXISTS (SELECT 1 FROM process AS p WHERE p.run_id = run.run_id AND role = 'supervisor'
+                     AND p.ended_unix_ms IS NULL) AS untold
+                 FROM run WHERE host = ?1 ORDER BY run_id DESC LIMIT 1",
+                [host],
+                |row| {
+                    Ok((row.get::<_, i64>("run_id")?, plan(row)?, end(row)?.filter(|_| row.get("untold") == Ok(true))))
+                },
+            )
+            .optional()
+            .map_err(|error| self.sql_error(&error))?;
+        let Some((run_id, plan, Some(end))) = found else { return Ok(None) };
+        Ok(Some((self.as_it_was_left(run_id, plan)?, end)))
+    }
+
+    fn as_it_was_left(&self, run_id: i64, plan: RunPlan) -> Result<UnfinishedRun, StoreError> {
         let last_seen = self.last_seen(run_id)?.unwrap_or(plan.started);
         let (gaps_ms, resumes) = self
             .connection
@@ -33,7 +56,7 @@ impl Store {
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )
             .map_err(|error| self.sql_error(&error))?;
-        Ok(Some(UnfinishedRun { run_id, plan, last_seen, gaps_ms, resumes }))
+        Ok(UnfinishedRun { run_id, plan, last_seen, gaps_ms, resumes })
     }
 
     /// The last moment from which anything of a run is stored.
@@ -69,6 +92,19 @@ impl Store {
         };
         read().map_err(|error| self.sql_error(&error))
     }
+}
+
+/// How a run ended; `None` while it has not.
+fn end(row: &Row<'_>) -> rusqlite::Result<Option<RunEnd>> {
+    let word = |column: &str| row.get::<_, Option<String>>(column).map(|text| text.map(serde_json::Value::from));
+    let state = word("state")?.and_then(|text| serde_json::from_value::<RunState>(text).ok());
+    let verdict = word("verdict")?.and_then(|text| serde_json::from_value(text).ok());
+    let (at, reason) = (row.get::<_, Option<i64>>("ended_unix_ms")?, row.get::<_, Option<String>>("verdict_reason")?);
+    let (Some(state), Some(verdict), Some(at)) = (state.filter(|state| *state != RunState::Running), verdict, at)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(RunEnd { at: UnixMillis(at), state, verdict, reason: reason.unwrap_or_default() }))
 }
 
 pub(super) fn plan(row: &Row<'_>) -> rusqlite::Result<RunPlan> {

@@ -97,16 +97,22 @@ impl<'a> Writing<'a> {
 
     /// Takes up an unfinished run: what was still open is closed as lost, and the time since it was last seen is a gap.
     pub fn resume(&self, run: &UnfinishedRun, at: UnixMillis, reason: &str) -> Result<(), StoreError> {
-        self.execute(
-            "UPDATE process SET ended_unix_ms = ?2, end_reason = 'lost', heartbeat_unix_ms = coalesce(heartbeat_unix_ms, ?2)
-             WHERE run_id = ?1 AND ended_unix_ms IS NULL",
-            params![run.run_id, run.last_seen.0],
-        )?;
+        self.close_processes(run)?;
         self.gap(run.run_id, run.last_seen, at, reason)?;
         let minutes = (at.0 - run.last_seen.0).max(0) as f64 / 60_000.0;
         let summary =
             format!("run {} resumed after {minutes:.1} min in which nothing was watched ({reason})", run.run_id);
         self.event(run.run_id, &note(at, EventKind::RunResumed, summary))?;
+        Ok(())
+    }
+
+    /// Processes whose end nobody wrote ended when the run was last seen.
+    pub fn close_processes(&self, run: &UnfinishedRun) -> Result<(), StoreError> {
+        self.execute(
+            "UPDATE process SET ended_unix_ms = ?2, end_reason = 'lost', heartbeat_unix_ms = coalesce(heartbeat_unix_ms, ?2)
+             WHERE run_id = ?1 AND ended_unix_ms IS NULL",
+            params![run.run_id, run.last_seen.0],
+        )?;
         Ok(())
     }
 
@@ -320,6 +326,11 @@ impl Store {
     /// See [`Writing::resume`].
     pub fn resume(&mut self, run: &UnfinishedRun, at: UnixMillis, reason: &str) -> Result<(), StoreError> {
         self.record(|to| to.resume(run, at, reason))
+    }
+
+    /// See [`Writing::close_processes`].
+    pub fn close_processes(&mut self, run: &UnfinishedRun) -> Result<(), StoreError> {
+        self.record(|to| to.close_processes(run))
     }
 
     /// See [`Writing::finish_run`]. Also rolls up the last, incomplete minute.

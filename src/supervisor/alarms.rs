@@ -57,8 +57,8 @@ impl Alarms {
 }
 
 impl Core {
-    /// Asks every rule. What changed is in the database, with its mails, when this returns.
-    pub(super) fn evaluate_rules(&mut self, now: Now, moment: Moment) {
+    /// Asks every rule. What changed is in the database, with its mails, when this returns true; else nothing has.
+    pub(super) fn evaluate_rules(&mut self, now: Now, moment: Moment) -> bool {
         self.ledger.flush_samples(now); // rules read the database
         let run_id = self.ledger.run_id();
         let alarms = &mut self.alarms;
@@ -66,7 +66,7 @@ impl Core {
             Ok(said) => said,
             Err(error) => {
                 tracing::warn!("the alert rules could not be evaluated: {error}");
-                return; // nothing has changed: the next evaluation makes up for it
+                return false; // nothing has changed: the next evaluation makes up for it
             }
         };
         alarms.firing = said.firing as i64;
@@ -82,6 +82,7 @@ impl Core {
             let summary = format!("the rule {rule:?} cannot be evaluated: {why}");
             self.note(now, EventKind::RuleFailed, EventSeverity::Warning, summary);
         }
+        true
     }
 
     pub(super) fn reload_rules(&mut self, now: Now) {

@@ -83,12 +83,31 @@ pub struct Summary {
     pub unwritten: Option<String>,
 }
 
+/// A run that has its verdict and is not over yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closing {
+    /// Until when it may go on mailing.
+    pub until: MonoMillis,
+    /// The rules have seen the verdict.
+    pub told: bool,
+}
+
+impl Closing {
+    /// From now on.
+    pub fn begin(now: Now) -> Closing {
+        Closing { until: now.mono.plus(MAILING_MS), told: false }
+    }
+}
+
 impl Core {
     pub(super) fn finish(&mut self, cause: EndCause, now: Now) {
         self.looks = self.watch.look();
         let findings = self.looks.iter().map(|l| (l.key, l.judged, l.finding.clone())).collect();
         self.ledger.put(Entry::Findings { at: now.wall, is_final: true, findings });
-        let mut judgement = judge(&self.looks, self.params, self.blind());
+        let mut judgement = judge(&self.looks, self.params, self.blind().as_deref());
+        if let Some(reason) = self.watch.past_unknown().filter(|_| judgement.verdict != Verdict::Outside) {
+            judgement = Judgement { verdict: Verdict::Inconclusive, reason };
+        }
         if cause == EndCause::CrashLoop && judgement.verdict == Verdict::Within {
             let reason = format!("the worker could not be kept running; what was seen: {}", judgement.reason);
             judgement = Judgement { verdict: Verdict::Inconclusive, reason };
@@ -108,22 +127,30 @@ impl Core {
         let run_id = self.ledger.run_id();
         self.unwritten = self.ledger.store().finish_run(run_id, &end).err().map(|error| error.to_string());
         self.judgement = Some(judgement);
-        if self.refused.is_none() {
-            self.evaluate_rules(now, Moment::Final);
-        }
-        self.closing = Some(now.mono.plus(MAILING_MS));
+        self.closing = Some(Closing { told: self.refused.is_some(), ..Closing::begin(now) });
+        self.tell_end(now);
+    }
+
+    /// The rules see the verdict, and what they say of it is mailed. If that cannot be written now, then at the next tick.
+    fn tell_end(&mut self, now: Now) {
+        let Some(closing) = self.closing.filter(|closing| !closing.told) else { return };
+        self.closing = Some(Closing { told: self.evaluate_rules(now, Moment::Final), ..closing });
     }
 
     /// After each tick of an ending run: whether its children are gone, then whether the outbox is empty, then whether
     /// the helpers are gone.
     pub(super) fn close_if_ready(&mut self, now: Now, out: &mut Vec<Effect>) {
-        if matches!(self.phase, Phase::Ending { .. }) && self.are_gone(&[Role::Worker, Role::Canary]) {
+        if matches!(self.phase, Phase::Ending { .. })
+            && self.are_gone(&[Role::Worker, Role::Canary])
+            && self.watch.is_caught_up()
+        {
             self.step_run(RunEvent::ChildrenGone, now, out);
         }
-        let Some(deadline) = self.closing else { return };
+        self.tell_end(now);
+        let Some(Closing { until: deadline, told }) = self.closing else { return };
         let queued = self.ledger.store().outbox_counts().map_or(0, |counts| counts.queued);
         let has_mailer = !self.are_gone(&[Role::Mailer]);
-        if queued > 0 && has_mailer && now.mono < deadline {
+        if (!told || (queued > 0 && has_mailer)) && now.mono < deadline {
             return;
         }
         self.stop(&[Role::Mailer, Role::Probe], now, out);

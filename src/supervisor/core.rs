@@ -6,6 +6,7 @@
 
 use super::alarms::Alarms;
 use super::children::{self, Child};
+use super::closing::Closing;
 use super::event::{ChildId, Effect, EndOf, Event, LastWords, Life};
 use super::intake::ProbeTalk;
 use super::ledger::{Entry, Ledger};
@@ -18,6 +19,7 @@ use crate::lifecycle::child::{self, ChildEffect, ChildEvent, ChildState, Policy}
 use crate::lifecycle::run::{self, Phase, RunEffect, RunEvent, TimeFact, Timekeeper};
 use crate::model::event::{EventKind, EventSeverity};
 use crate::model::process::{EndReason, NewProcess};
+use crate::model::run::RunEnd;
 use crate::model::sample::Role;
 use crate::model::time::{MonoMillis, Now, UnixMillis};
 use crate::rules::Moment;
@@ -39,6 +41,8 @@ pub struct Beginning {
     pub served_ms: i64,
     /// Whether this is a run that was begun by an earlier supervisor.
     pub resumed: bool,
+    /// The verdict it has already: nothing is soaked, and that is told.
+    pub ended: Option<RunEnd>,
     /// Golden outputs recorded before.
     pub golden: Vec<GoldenOutput>,
     /// Counts of before.
@@ -95,7 +99,7 @@ pub struct Core {
     pub(super) refused: Option<String>,
     pub(super) judgement: Option<Judgement>,
     pub(super) unwritten: Option<String>,
-    pub(super) closing: Option<MonoMillis>,
+    pub(super) closing: Option<Closing>,
     pub(super) workers_planned: bool,
     pub(super) worker_ready: bool,
     /// Of the unit under soak, if it is one.
@@ -124,14 +128,21 @@ impl Core {
             started: now.wall,
         };
         ledger.put(Entry::Started { life: OURSELVES, process });
-        let mut children = vec![Child::new(Role::Probe, 0, probe_policy(&config), now.mono)];
+        let ended = beginning.ended.as_ref().and_then(|end| Some((end, run::EndCause::of(end.state)?)));
+        let mut children = Vec::new();
+        if ended.is_none() {
+            children.push(Child::new(Role::Probe, 0, probe_policy(&config), now.mono));
+        }
         if config.mailer.runs_as == MailerRunsAs::Child && config.mail.transport != Transport::None {
             children.push(Child::new(Role::Mailer, 0, Policy::HELPER, now.mono));
         }
-        if config.canary.enabled {
+        if config.canary.enabled && ended.is_none() {
             children.push(Child::new(Role::Canary, 0, Policy::HELPER, now.mono));
         }
-        let canary = if config.canary.enabled { CanaryState::Pending } else { CanaryState::Absent };
+        let canary = beginning.counts.canary().unwrap_or(match config.canary.enabled {
+            true => CanaryState::Pending,
+            false => CanaryState::Absent,
+        });
         Core {
             params: params(&config),
             children,
@@ -139,7 +150,7 @@ impl Core {
             roles: beginning.roles,
             looks: Vec::new(),
             keeper: Timekeeper::new(now, beginning.suspended_ms, beginning.served_ms),
-            phase: Phase::Soaking,
+            phase: ended.map_or(Phase::Soaking, |(_, cause)| Phase::Over { cause }),
             resumed: beginning.resumed,
             golden: beginning.golden,
             counts: beginning.counts,
@@ -147,9 +158,9 @@ impl Core {
             probe: ProbeTalk::new(beginning.pid, now),
             canary,
             refused: None,
-            judgement: None,
+            judgement: ended.map(|(end, _)| Judgement { verdict: end.verdict, reason: end.reason.clone() }),
             unwritten: None,
-            closing: None,
+            closing: ended.map(|_| Closing::begin(now)),
             workers_planned: false,
             worker_ready: false,
             target_cgroup: config.target.unit.as_deref().and_then(|unit| crate::target::kept::unit_cgroup(unit).ok()),
@@ -243,7 +254,11 @@ impl Core {
             self.rules_at = now.mono.plus(millis(self.config.alerts.evaluate_every));
             self.evaluate_rules(now, Moment::Regular);
         }
-        self.step_run(RunEvent::Tick { uptime_ms: self.keeper.uptime_ms() }, now, out);
+        self.await_past(now);
+        // Served, but for what is still read back of it: its verdict is one on all of it.
+        if self.watch.is_caught_up() || self.phase != Phase::Soaking {
+            self.step_run(RunEvent::Tick { uptime_ms: self.keeper.uptime_ms() }, now, out);
+        }
         self.close_if_ready(now, out);
     }
 
@@ -269,7 +284,7 @@ impl Core {
                 self.ledger.put(Entry::Gap { from, to: now.wall, reason });
                 self.probe.unwatched(ms);
                 // A host that slept while the run was closing has given its helpers no time to end.
-                self.closing = self.closing.map(|deadline| deadline.plus(ms));
+                self.closing = self.closing.map(|closing| Closing { until: closing.until.plus(ms), ..closing });
                 for child in &mut self.children {
                     child.state = child::step(child.state, ChildEvent::Unwatched { ms }, now.mono, &child.policy).0;
                 }
@@ -460,6 +475,9 @@ impl Core {
 
     /// Looks at every series: findings are stored, new alarms become events.
     pub(super) fn look(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if !self.watch.is_caught_up() {
+            return;
+        }
         self.looks = self.watch.look();
         let findings = self.looks.iter().map(|l| (l.key, l.judged, l.finding.clone())).collect();
         self.ledger.put(Entry::Findings { at: now.wall, is_final: false, findings });
@@ -468,7 +486,7 @@ impl Core {
             self.take_alarm(&look, now, out);
         }
         self.watch_canary(now);
-        let judgement = judge(&self.looks, self.params, self.blind());
+        let judgement = judge(&self.looks, self.params, self.blind().as_deref());
         let before = self.judgement.as_ref().map(|judgement| judgement.verdict);
         if before != Some(judgement.verdict) {
             let (kind, severity) = (EventKind::VerdictChanged, EventSeverity::Info);
@@ -521,9 +539,20 @@ impl Core {
         }
     }
 
-    pub(super) fn blind(&self) -> Option<&'static str> {
-        (self.canary == CanaryState::Missed)
-            .then_some("the canary's leak was not found in time, so the detector cannot be trusted in this run")
+    pub(super) fn blind(&self) -> Option<String> {
+        let missed = "the canary's leak was not found in time, so the detector cannot be trusted in this run";
+        (self.canary == CanaryState::Missed).then(|| missed.to_owned()).or_else(|| self.watch.past_unknown())
+    }
+
+    /// Says once that the past has been read back, or that it cannot be.
+    fn await_past(&mut self, now: Now) {
+        if !self.watch.try_catch_up() {
+            return;
+        }
+        match self.watch.past_unknown() {
+            None => tracing::info!("what run {} has seen before is read back", self.ledger.run_id()),
+            Some(why) => self.note(now, EventKind::StoreFault, EventSeverity::Error, why),
+        }
     }
 
     fn sabotage_if_due(&mut self, now: Now, out: &mut Vec<Effect>) {

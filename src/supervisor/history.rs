@@ -1,7 +1,8 @@
 //! What an earlier supervisor saw of the same run, read back: counts, golden outputs, and every point of every series, so
 //! that a resumed run is judged on all of it.
 //!
-//! Rows are read in windows of an hour, so that two days of seconds never stand in memory at once.
+//! Rows are read in windows of an hour, so that two days of seconds never stand in memory at once. Two days of a run that was
+//! restarted often take seconds, and there is a machine to watch meanwhile: [`beside`] reads them in a thread of its own.
 
 use super::tally::Counts;
 use super::watch::{Watch, Whose};
@@ -10,27 +11,51 @@ use crate::model::sample::{DeviceReading, ProcessReading, Role, WorkReading};
 use crate::model::time::UnixMillis;
 use crate::store::sql::{Limits, QueryError, Reader, Rows};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
 
 /// Rows of one window: an hour at ten samples a second.
 const WINDOW_MS: i64 = 3_600_000;
 const WINDOW_ROWS_MAX: usize = 40_000;
 
-/// Reads the past of `run_id` from the database at `path` into `watch`, and gives what was counted. The first `warm_up_ms` of
-/// what soaks are left out, as they were then.
-pub fn replay(path: &Path, run_id: i64, warm_up_ms: i64, watch: &mut Watch) -> Result<Counts, QueryError> {
-    let reader = Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))?;
-    let past = Past { reader, run_id, warm_up_ms };
-    past.processes(watch)?;
-    past.devices(watch)?;
-    past.counts()
+/// Reads the past of `run_id` from the database at `path` into `watch`. The first `warm_up_ms` of what soaks are left out, as
+/// they were then.
+pub fn replay(path: &Path, run_id: i64, warm_up_ms: i64, mut watch: Watch) -> Result<Watch, QueryError> {
+    let past = Past { reader: open(path)?, run_id, warm_up_ms };
+    past.processes(&mut watch)?;
+    past.devices(&mut watch)?;
+    past.alarms()?.iter().for_each(|series| watch.already_told(series));
+    Ok(watch)
+}
+
+/// The same in a thread of its own. Nobody waits for the thread: if the run is over before it, so is the process.
+pub fn beside(
+    path: PathBuf,
+    run_id: i64,
+    warm_up_ms: i64,
+    watch: Watch,
+) -> std::io::Result<Receiver<Result<Watch, String>>> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::Builder::new().name("history".to_owned()).spawn(move || {
+        let read = replay(&path, run_id, warm_up_ms, watch).map_err(|error| error.to_string());
+        let _ = sender.send(read); // the run may be over
+    })?;
+    Ok(receiver)
+}
+
+/// What was counted of `run_id`.
+pub fn counts(path: &Path, run_id: i64) -> Result<Counts, QueryError> {
+    Past { reader: open(path)?, run_id, warm_up_ms: 0 }.counts()
+}
+
+fn open(path: &Path) -> Result<Reader, QueryError> {
+    Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))
 }
 
 /// How far the wall clock was stepped during `run_id` in all, milliseconds: what its times differ by from time that passed.
 pub fn stepped_ms(path: &Path, run_id: i64) -> Result<i64, QueryError> {
-    let reader = Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))?;
     let sql = "SELECT detail FROM event WHERE run_id = :id AND kind = 'clock_step'";
-    let rows = Past { reader, run_id, warm_up_ms: 0 }.rows(sql, run_id, 0)?;
+    let rows = Past { reader: open(path)?, run_id, warm_up_ms: 0 }.rows(sql, run_id, 0)?;
     let by_ms = |row: &Vec<Value>| {
         let detail: Value = serde_json::from_str(text(row, 0)?).ok()?;
         detail.get("by_ms")?.as_i64()
@@ -40,10 +65,9 @@ pub fn stepped_ms(path: &Path, run_id: i64) -> Result<i64, QueryError> {
 
 /// The roles of a target that were named before: ordinal, name, lives.
 pub fn roles(path: &Path, run_id: i64) -> Result<Vec<(u32, String, u32)>, QueryError> {
-    let reader = Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))?;
     let sql = "SELECT ordinal, name, max(incarnation) FROM process WHERE run_id = :id AND role = 'target_child' \
                GROUP BY ordinal ORDER BY ordinal";
-    let rows = Past { reader, run_id, warm_up_ms: 0 }.rows(sql, run_id, 0)?;
+    let rows = Past { reader: open(path)?, run_id, warm_up_ms: 0 }.rows(sql, run_id, 0)?;
     let role = |row: &Vec<Value>| Some((integer(row, 0)? as u32, text(row, 1)?.to_owned(), integer(row, 2)? as u32));
     Ok(rows.iter().filter_map(role).collect())
 }
@@ -70,6 +94,12 @@ impl Past {
             }
         }
         Ok(counts)
+    }
+
+    /// Series whose alarm is an event already.
+    fn alarms(&self) -> Result<Vec<String>, QueryError> {
+        let sql = "SELECT DISTINCT detail ->> '$.series' FROM event WHERE run_id = :id AND kind = 'drift_alarm'";
+        Ok(self.rows(sql, self.run_id, 0)?.iter().filter_map(|row| text(row, 0).map(str::to_owned)).collect())
     }
 
     fn processes(&self, watch: &mut Watch) -> Result<(), QueryError> {
@@ -136,31 +166,40 @@ impl Past {
                      (SELECT min(unix_ms) FROM device_sample AS s WHERE s.device_id = d.device_id),
                      (SELECT max(unix_ms) FROM device_sample AS s WHERE s.device_id = d.device_id)
                    FROM device AS d WHERE run_id = :id ORDER BY d.device_id";
-        // The segment of a device is the incarnation of its worker at that time.
-        let samples = "SELECT s.unix_ms, s.vram_used_bytes,
-                         (SELECT max(p.incarnation) FROM process AS p JOIN device AS d ON d.run_id = p.run_id
-                          WHERE d.device_id = s.device_id AND p.role = 'worker' AND p.ordinal = d.ordinal
-                            AND p.started_unix_ms <= s.unix_ms)
-                       FROM device_sample AS s WHERE s.device_id = :id AND s.unix_ms >= :from AND s.unix_ms < :to
-                       ORDER BY s.unix_ms";
+        let samples = "SELECT unix_ms, vram_used_bytes FROM device_sample
+                       WHERE device_id = :id AND unix_ms >= :from AND unix_ms < :to ORDER BY unix_ms";
         for row in self.rows(sql, self.run_id, 0)? {
             let (Some(id), Some(ordinal), Some(first), Some(last)) =
                 (integer(&row, 0), integer(&row, 1), integer(&row, 2), integer(&row, 3))
             else {
                 continue;
             };
+            // The segment of a device is the newest incarnation of its worker at that time.
+            let (lives, mut lived, mut segment) = (self.lives_of_worker(ordinal)?, 0, 0);
             let mut from = first;
             while from <= last {
                 for row in self.rows(samples, id, from)? {
                     let reading = DeviceReading { vram_used_bytes: integer(&row, 1), ..DeviceReading::default() };
-                    let segment = integer(&row, 2).unwrap_or(0) as u32;
                     let Some(at) = integer(&row, 0) else { continue };
+                    while let Some((_, incarnation)) = lives.get(lived).filter(|(started, _)| *started <= at) {
+                        (lived, segment) = (lived + 1, segment.max(*incarnation));
+                    }
                     watch.device(ordinal as u32, segment, UnixMillis(at), &reading);
                 }
                 from += WINDOW_MS;
             }
         }
         Ok(())
+    }
+}
+
+impl Past {
+    /// Beginnings and incarnations of a worker, in the order of time.
+    fn lives_of_worker(&self, ordinal: i64) -> Result<Vec<(i64, u32)>, QueryError> {
+        let sql = "SELECT started_unix_ms, incarnation FROM process
+                   WHERE run_id = :id AND role = 'worker' AND ordinal = :from ORDER BY started_unix_ms";
+        let rows = self.rows(sql, self.run_id, ordinal)?;
+        Ok(rows.iter().filter_map(|row| Some((integer(row, 0)?, integer(row, 1)? as u32))).collect())
     }
 }
 

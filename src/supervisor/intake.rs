@@ -166,6 +166,7 @@ impl Core {
 
     fn take_readings(&mut self, readings: &Readings, now: Now) {
         self.probe.heard = now.mono;
+        tracing::trace!("readings of {} are taken", now.wall.0);
         self.close_sampling_gap(now);
         // Before the processes, so that who is missing among them can be told from one who went by himself.
         if let Outcome::Present(cgroup) = &readings.cgroup {

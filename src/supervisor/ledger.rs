@@ -239,7 +239,10 @@ impl Ledger {
         }
         if !self.batch.is_empty() {
             match self.store.append(&self.batch) {
-                Ok(()) => self.batch = SampleBatch::default(),
+                Ok(()) => {
+                    self.batch = SampleBatch::default();
+                    tracing::trace!("a batch of samples is written");
+                }
                 Err(error) => {
                     self.failed(&error, now);
                     self.shed_samples();

@@ -8,7 +8,7 @@ use super::closing::{Snapshot, Summary};
 use super::core::Core;
 use super::event::{Effect, Event};
 use super::notify::Notifier;
-use super::start::{self, Options, StartError};
+use super::start::{self, Options, ReadPast, StartError};
 use crate::config::Source;
 use crate::probe::protocol::Outcome;
 use crate::{clock, probe, wire};
@@ -47,7 +47,7 @@ pub fn run(options: Options, watch: &mut dyn FnMut(&Snapshot)) -> Result<Summary
         target: options.config.target.is_set(),
         canary_bytes_per_second: per_second.ceil() as u64,
     };
-    let core = start::begin(options, clock::now(), clock::suspended_ms())?;
+    let core = start::begin(options, clock::now(), clock::suspended_ms(), ReadPast::Beside)?;
     runtime.block_on(async {
         let mut reactor = Reactor::new(core, facts)?;
         reactor.turn_until_over(watch).await;

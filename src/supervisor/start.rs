@@ -12,6 +12,7 @@ use crate::model::finding::Verdict;
 use crate::model::run::{RunEnd, RunPlan, RunState, UnfinishedRun};
 use crate::model::time::Now;
 use crate::probe::host;
+use crate::store::sql::QueryError;
 use crate::store::{Mode, Store, StoreError};
 use crate::worker::protocol::{GoldenOutput, Sabotage};
 use std::path::Path;
@@ -55,77 +56,138 @@ pub enum StartError {
     Machine(String),
 }
 
-/// Opens the database and makes a core for the unfinished run in it, or for a new one.
-pub fn begin(options: Options, now: Now, suspended_ms: i64) -> Result<Core, StartError> {
-    let Options { mut config, fresh, sabotage, pace } = options;
-    let database = config.run.database.clone();
-    let mut store = Store::open(&database, Mode::Write)?;
+/// How the past of a run that goes on is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadPast {
+    /// Beside the event loop, which turns meanwhile.
+    Beside,
+    /// Before anything else: where time stands still until it is done.
+    First,
+}
+
+/// Opens the database and makes a core for the unfinished run in it, for one that has its verdict but was cut off before
+/// that was told, or for a new one.
+pub fn begin(options: Options, now: Now, suspended_ms: i64, past: ReadPast) -> Result<Core, StartError> {
+    let mut store = Store::open(&options.config.run.database, Mode::Write)?;
     let hostname = host::hostname();
-    let unfinished = store.unfinished_run(&hostname)?;
-    if fresh && let Some(run) = &unfinished {
-        give_up(&mut store, run, now)?;
+    let (unfinished, untold) = (store.unfinished_run(&hostname)?, store.untold_run(&hostname)?);
+    if options.fresh {
+        if let Some(run) = &unfinished {
+            give_up(&mut store, run, now)?;
+        }
+        if let Some((run, _)) = &untold {
+            store.close_processes(run)?;
+        }
     }
-    let mut watch = Watch::new(params(&config), pace).with_known_caches(config.target.known_caches);
-    #[allow(clippy::single_match_else)] // two ways to begin, of equal weight
-    let beginning = match unfinished.filter(|_| !fresh) {
-        Some(mut run) => {
-            // The newest row may be later than the last one: the clock may have been stepped back since.
-            let beat = store.heartbeat_of("supervisor")?.filter(|beat| beat.run_id == Some(run.run_id));
-            if let Some(beat) = beat.filter(|beat| run.last_seen.0 - beat.at.0 > BEATS_APART_MS) {
-                run.last_seen = beat.at;
-            }
-            let stepped_ms = history::stepped_ms(&database, run.run_id)
-                .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })?;
-            config = go_on_as_before(config, &run)?;
-            watch = Watch::new(params(&config), pace).with_known_caches(config.target.known_caches);
-            let golden = golden(&store, run.run_id)?;
-            store.resume(&run, now.wall, "supervisor_down")?;
-            let counts = past(&database, &run, millis(config.target.warm_up), &mut watch)?;
-            let roles = history::roles(&database, run.run_id)
-                .map(Roles::known_before)
-                .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })?;
-            roles.names().for_each(|(ordinal, name)| watch.name_role(ordinal, name));
-            tracing::info!("run {} goes on; it was last watched {} ms ago", run.run_id, now.wall.0 - run.last_seen.0);
-            let alarms = Alarms::open(&store, &config, run.run_id, &run.plan)?;
-            Beginning {
-                alarms,
-                served_ms: (run.served_ms() - stepped_ms).max(0),
-                resumed: true,
-                golden,
-                counts,
-                ledger: Ledger::new(store, run.run_id),
-                watch,
-                roles,
-                pid: std::process::id().cast_signed(),
-                now,
-                suspended_ms,
-                sabotage,
-                config,
-            }
-        }
-        None => {
-            let plan = plan(&config, hostname, now);
-            Alarms::open(&store, &config, 0, &plan)?; // a bad rule is found before there is a run
-            let run_id = store.start_run(&plan)?;
-            let alarms = Alarms::open(&store, &config, run_id, &plan)?;
-            Beginning {
-                alarms,
-                served_ms: 0,
-                resumed: false,
-                golden: Vec::new(),
-                counts: Counts::default(),
-                ledger: Ledger::new(store, run_id),
-                watch,
-                roles: Roles::default(),
-                pid: std::process::id().cast_signed(),
-                now,
-                suspended_ms,
-                sabotage,
-                config,
-            }
-        }
+    let found = Found { unfinished, untold };
+    let beginning = match found {
+        Found { unfinished: Some(run), .. } if !options.fresh => go_on(options, store, run, past, now, suspended_ms)?,
+        Found { untold: Some((run, end)), .. } if !options.fresh => tell(options, store, &run, end, now, suspended_ms)?,
+        _ => anew(options, store, hostname, now, suspended_ms)?,
     };
     Ok(Core::new(beginning))
+}
+
+struct Found {
+    unfinished: Option<UnfinishedRun>,
+    untold: Option<(UnfinishedRun, RunEnd)>,
+}
+
+/// All that is known of a run that nothing has happened in yet.
+fn blank(options: Options, ledger: Ledger, alarms: Alarms, now: Now, suspended_ms: i64) -> Beginning {
+    let Options { config, sabotage, pace, .. } = options;
+    Beginning {
+        alarms,
+        served_ms: 0,
+        resumed: false,
+        ended: None,
+        golden: Vec::new(),
+        counts: Counts::default(),
+        ledger,
+        watch: Watch::new(params(&config), pace).with_known_caches(config.target.known_caches),
+        roles: Roles::default(),
+        pid: std::process::id().cast_signed(),
+        now,
+        suspended_ms,
+        sabotage,
+        config,
+    }
+}
+
+fn anew(
+    options: Options,
+    mut store: Store,
+    hostname: String,
+    now: Now,
+    suspended_ms: i64,
+) -> Result<Beginning, StartError> {
+    let plan = plan(&options.config, hostname, now);
+    Alarms::open(&store, &options.config, 0, &plan)?; // a bad rule is found before there is a run
+    let run_id = store.start_run(&plan)?;
+    let alarms = Alarms::open(&store, &options.config, run_id, &plan)?;
+    Ok(blank(options, Ledger::new(store, run_id), alarms, now, suspended_ms))
+}
+
+fn go_on(
+    options: Options,
+    mut store: Store,
+    mut run: UnfinishedRun,
+    how: ReadPast,
+    now: Now,
+    suspended_ms: i64,
+) -> Result<Beginning, StartError> {
+    let (database, run_id) = (options.config.run.database.clone(), run.run_id);
+    let unreadable = |error: QueryError| StartError::Resume { run_id, why: error.to_string() };
+    // The newest row may be later than the last one: the clock may have been stepped back since.
+    let beat = store.heartbeat_of("supervisor")?.filter(|beat| beat.run_id == Some(run_id));
+    if let Some(beat) = beat.filter(|beat| run.last_seen.0 - beat.at.0 > BEATS_APART_MS) {
+        run.last_seen = beat.at;
+    }
+    let stepped_ms = history::stepped_ms(&database, run_id).map_err(unreadable)?;
+    let config = go_on_as_before(options.config, &run)?;
+    let golden = golden(&store, run_id)?;
+    store.resume(&run, now.wall, "supervisor_down")?;
+    let counts = history::counts(&database, run_id).map_err(unreadable)?;
+    let roles = history::roles(&database, run_id).map(Roles::known_before).map_err(unreadable)?;
+    tracing::info!("run {run_id} goes on; it was last watched {} ms ago", now.wall.0 - run.last_seen.0);
+    let alarms = Alarms::open(&store, &config, run_id, &run.plan)?;
+    let warm_up_ms = millis(config.target.warm_up);
+    let mut going = blank(Options { config, ..options }, Ledger::new(store, run_id), alarms, now, suspended_ms);
+    let new = || Watch::new(params(&going.config), options.pace).with_known_caches(going.config.target.known_caches);
+    going.watch = match how {
+        ReadPast::First => history::replay(&database, run_id, warm_up_ms, new()).map_err(unreadable)?,
+        ReadPast::Beside => {
+            let reading = history::beside(database, run_id, warm_up_ms, new());
+            new().awaiting(reading.map_err(|error| StartError::Machine(format!("no thread can be started: {error}")))?)
+        }
+    };
+    roles.names().for_each(|(ordinal, name)| going.watch.name_role(ordinal, name));
+    let served_ms = (run.served_ms() - stepped_ms).max(0);
+    Ok(Beginning { served_ms, resumed: true, golden, counts, roles, ..going })
+}
+
+/// A run has its verdict, but its supervisor was killed before all of that was told: it is told now, and nothing is soaked
+/// once more. Whoever started us (systemd, after a failure) wanted this run.
+fn tell(
+    options: Options,
+    mut store: Store,
+    run: &UnfinishedRun,
+    end: RunEnd,
+    now: Now,
+    suspended_ms: i64,
+) -> Result<Beginning, StartError> {
+    let run_id = run.run_id;
+    tracing::warn!(
+        "run {run_id} has its verdict already; soakd was killed before it could say so. No new run is begun: start again, \
+         or with --fresh, for that"
+    );
+    let config = go_on_as_before(options.config, run)?;
+    let counts =
+        history::counts(store.path(), run_id).map_err(|error| StartError::Resume { run_id, why: error.to_string() })?;
+    store.close_processes(run)?;
+    let alarms = Alarms::open(&store, &config, run_id, &run.plan)?;
+    let told = blank(Options { config, ..options }, Ledger::new(store, run_id), alarms, now, suspended_ms);
+    Ok(Beginning { served_ms: run.served_ms(), resumed: true, ended: Some(end), counts, ..told })
 }
 
 fn plan(config: &Config, host: String, now: Now) -> RunPlan {
@@ -184,11 +246,6 @@ fn golden(store: &Store, run_id: i64) -> Result<Vec<GoldenOutput>, StartError> {
         }));
     }
     Ok(outputs)
-}
-
-fn past(database: &Path, run: &UnfinishedRun, warm_up_ms: i64, watch: &mut Watch) -> Result<Counts, StartError> {
-    history::replay(database, run.run_id, warm_up_ms, watch)
-        .map_err(|error| StartError::Resume { run_id: run.run_id, why: error.to_string() })
 }
 
 /// Ends a run that the user does not want to go on with.

@@ -1,5 +1,6 @@
 //! What is counted over a whole run: crashes, tokens, requests. Counting only; what it means is the verdict's business.
 
+use super::core::CanaryState;
 use crate::model::event::EventKind;
 use crate::model::time::MonoMillis;
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +23,14 @@ impl Counts {
     /// `n` more of `kind`, from an earlier life.
     pub fn add_many(&mut self, kind: EventKind, n: i64) {
         *self.by_kind.entry(kind).or_default() += n;
+    }
+
+    /// What became of the canary, if an event says so.
+    #[must_use]
+    pub fn canary(&self) -> Option<CanaryState> {
+        let seen = |kind| self.of(&[kind]) > 0;
+        let missed = seen(EventKind::CanaryMissed).then_some(CanaryState::Missed);
+        seen(EventKind::CanaryFound).then_some(CanaryState::Found).or(missed)
     }
 
     fn of(&self, kinds: &[EventKind]) -> i64 {

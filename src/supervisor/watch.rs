@@ -10,10 +10,25 @@ use crate::model::sample::{DeviceReading, ProcessReading, Role, WorkReading};
 use crate::model::series::{Point, SeriesKey, SeriesKind};
 use crate::model::time::UnixMillis;
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 /// An interval that reaches this many tolerances both ways says only that too little was seen. It is given on without ends,
 /// which everything behind shows as "not known yet": a figure of thousands of tolerances would only look like one.
 const KNOWN_TOLERANCES_MAX: f64 = 1e3;
+
+/// Points that may wait for the past: a dozen series for two hours. More than that and the past is waited for.
+const WAITING_MAX: usize = 100_000;
+
+/// What an earlier supervisor saw of the same run, and whether it is here yet.
+#[derive(Debug)]
+enum Past {
+    /// All of it.
+    Known,
+    /// It is being read back, which takes a while after two days; what comes in meanwhile waits.
+    Awaited { from: Receiver<Result<Watch, String>>, waiting: Vec<(SeriesKey, bool, Point)> },
+    /// It could not be read back, and why.
+    Lost(String),
+}
 
 /// One series.
 #[derive(Debug)]
@@ -26,6 +41,8 @@ struct Tracked {
     segment: Option<u32>,
     per_request: PerRequest,
     finding: Option<Finding>,
+    /// Its alarm rang, and that was told.
+    told: bool,
 }
 
 /// The straight line of memory over requests in the present segment. Whether there is a leak is the detector's to say; how much
@@ -76,6 +93,7 @@ pub struct Look {
 #[derive(Debug)]
 pub struct Watch {
     params: Params,
+    past: Past,
     pace: Pace,
     series: BTreeMap<SeriesKey, Tracked>,
     /// Names of the target's roles, by ordinal.
@@ -127,13 +145,65 @@ impl Watch {
     #[must_use]
     pub fn new(params: Params, pace: Option<u32>) -> Watch {
         let pace = Pace { factor: f64::from(pace.unwrap_or(1).max(1)), origin_unix_s: None };
-        Watch { params, pace, series: BTreeMap::new(), roles: BTreeMap::new(), known_caches: 0.0 }
+        Watch { params, past: Past::Known, pace, series: BTreeMap::new(), roles: BTreeMap::new(), known_caches: 0.0 }
     }
 
     /// The same for a target whose caches may take so much.
     #[must_use]
     pub fn with_known_caches(self, bytes: u64) -> Watch {
         Watch { known_caches: bytes as f64, ..self }
+    }
+
+    /// The same, behind a past that is being read back: what comes in is judged when that has come.
+    #[must_use]
+    pub fn awaiting(self, from: Receiver<Result<Watch, String>>) -> Watch {
+        Watch { past: Past::Awaited { from, waiting: Vec::new() }, ..self }
+    }
+
+    /// Whether nothing more is to come of the past.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        !matches!(self.past, Past::Awaited { .. })
+    }
+
+    /// Asks whether the past has come, and waits for nothing. True if it has just now, or never will.
+    pub fn try_catch_up(&mut self) -> bool {
+        let Past::Awaited { from, .. } = &self.past else { return false };
+        match from.try_recv() {
+            Ok(read) => self.catch_up(read),
+            Err(TryRecvError::Empty) => return false,
+            Err(TryRecvError::Disconnected) => self.catch_up(Err("its reader ended".to_owned())),
+        }
+        true
+    }
+
+    /// Why the past is not known, if it could not be read back, or is not yet.
+    #[must_use]
+    pub fn past_unknown(&self) -> Option<String> {
+        match &self.past {
+            Past::Known => None,
+            Past::Awaited { .. } => {
+                Some("what was seen before soakd was restarted was still being read back".to_owned())
+            }
+            Past::Lost(why) => Some(format!("what was seen before soakd was restarted could not be read back: {why}")),
+        }
+    }
+
+    fn catch_up(&mut self, read: Result<Watch, String>) {
+        let (series, pace, past) = match read {
+            Ok(watch) => (watch.series, watch.pace, Past::Known),
+            Err(why) => (BTreeMap::new(), self.pace, Past::Lost(why)),
+        };
+        (self.series, self.pace) = (series, pace);
+        if let Past::Awaited { waiting, .. } = std::mem::replace(&mut self.past, past) {
+            waiting.into_iter().for_each(|(key, judged, point)| self.push_point(key, judged, point));
+        }
+    }
+
+    /// The alarm of a series, by its name, was told by an earlier supervisor: it is not told once more.
+    pub fn already_told(&mut self, series: &str) {
+        let tracked = self.series.iter_mut().find(|(key, _)| key.to_string() == series);
+        tracked.into_iter().for_each(|(_, tracked)| tracked.told = true);
     }
 
     /// Says what a role of the target is called.
@@ -180,6 +250,14 @@ impl Watch {
     }
 
     fn push_point(&mut self, key: SeriesKey, judged: bool, point: Point) {
+        if let Past::Awaited { from, waiting } = &mut self.past {
+            waiting.push((key, judged, point));
+            if waiting.len() >= WAITING_MAX {
+                let read = from.recv().unwrap_or_else(|_| Err("its reader ended".to_owned()));
+                self.catch_up(read);
+            }
+            return;
+        }
         let params = Params { horizon_s: self.params.horizon_s * self.pace.factor, ..self.params };
         let point = Point { unix_s: self.pace.detectors(point.unix_s), ..point };
         let tracked = self.series.entry(key).or_insert_with(|| Tracked {
@@ -190,6 +268,7 @@ impl Watch {
             segment: None,
             per_request: PerRequest::default(),
             finding: None,
+            told: false,
         });
         tracked.bytes = point.bytes;
         if tracked.segment.replace(point.segment) != Some(point.segment) {
@@ -214,7 +293,8 @@ impl Watch {
                 finding.drift_ci95_bytes = [f64::NEG_INFINITY, f64::INFINITY];
                 finding.minimum_detectable_drift_bytes = f64::INFINITY;
             }
-            let rang = finding.alarmed && !tracked.finding.as_ref().is_some_and(|before| before.alarmed);
+            let rang = finding.alarmed && !tracked.told;
+            tracked.told = finding.alarmed;
             tracked.finding = Some(finding.clone());
             let judged = counts(*key, tracked.judged, &finding);
             looks.push(Look { key: *key, judged, finding, rang, bytes: tracked.bytes, name: name(&self.roles, *key) });

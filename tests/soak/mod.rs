@@ -56,7 +56,15 @@ impl Soak {
     }
 
     fn configured(config: &str, flags: &[&str]) -> Soak {
+        Soak::prepared(config, flags, |_| {})
+    }
+
+    /// The same in a folder that is not empty, with the default configuration if none is given.
+    #[allow(dead_code)] // not every test binary needs it
+    pub fn prepared(config: &str, flags: &[&str], prepare: impl FnOnce(&Path)) -> Soak {
+        let config = if config.is_empty() { CONFIG } else { config };
         let folder = tempfile::tempdir().expect("a folder");
+        prepare(folder.path());
         // A run in a hurry samples as much faster, and is looked at as often.
         let hurry = "[run]\nsample_interval = \"200ms\"\nlook_every = \"1s\"";
         let config = if flags.contains(&"--pace") { config.replacen("[run]", hurry, 1) } else { config.to_owned() };
@@ -165,9 +173,14 @@ impl Drop for Soak {
     }
 }
 
+/// The program under test; `SOAKD_TEST_BINARY` names another one, such as a release build.
+fn binary() -> std::ffi::OsString {
+    std::env::var_os("SOAKD_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_soakd").into())
+}
+
 fn spawn(folder: &Path, flags: &[&str]) -> Child {
     let file = |name| std::fs::File::create(folder.join(name)).expect("a file");
-    Command::new(env!("CARGO_BIN_EXE_soakd"))
+    Command::new(binary())
         .arg("run")
         .args(flags)
         .current_dir(folder)
@@ -181,7 +194,7 @@ fn spawn(folder: &Path, flags: &[&str]) -> Child {
 
 /// A run that is expected to end by itself: exit code and what it said on stderr.
 pub fn once(folder: &Path, flags: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_soakd")).arg("run").args(flags).current_dir(folder).output();
+    let output = Command::new(binary()).arg("run").args(flags).current_dir(folder).output();
     let output = output.expect("soakd starts");
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -100,6 +100,16 @@ repeat = "1h"
 labels = ["silent"]
 sql = "SELECT 'silent' AS silent WHERE NOT EXISTS (SELECT 1 FROM process WHERE run_id = :run AND role = 'worker' AND ended_unix_ms IS NULL)"
 summary = "nothing works"
+[[rule]]
+name = "run_finished"
+severity = "info"
+kind = "finished"
+group_wait = "0s"
+repeat = "0s"
+send_resolved = false
+labels = ["ended"]
+sql = "SELECT state AS ended FROM run WHERE run_id = :run AND state <> 'running'"
+summary = "over"
 "#;
 
 /// An empty database, made once: migrations are not what a thousand seeds are about.
@@ -206,7 +216,7 @@ impl World {
 
     fn begin(&mut self) {
         let options = Options { config: self.config.clone(), ..Options::default() };
-        let core = start::begin(options, self.now, self.suspended_ms);
+        let core = start::begin(options, self.now, self.suspended_ms, start::ReadPast::First);
         self.core = Some(core.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed)));
     }
 
@@ -436,8 +446,7 @@ impl World {
             let alive = |(_, script): &(&Life, &Script)| script.child.role == role && !script.ending && !script.frozen;
             world.scripts.iter().find(alive).map(|(life, script)| (*life, script.child))
         };
-        // A supervisor that is killed when its run has its verdict has no run to go on with: the next start begins another.
-        let mortal = self.faults.supervisor_dies && self.core.as_ref().is_some_and(|core| !core.is_ending());
+        let mortal = self.faults.supervisor_dies && self.core.is_some();
         match (self.next_random() % 14, life_of(self, Role::Worker)) {
             (0, Some((life, _))) => self.end(life, 1, None, Some(11)),
             (1, Some((life, _))) => self.end(life, 1, Some(3), None),
@@ -504,7 +513,9 @@ impl World {
     }
 
     fn kill_supervisor(&mut self) {
-        self.truth.supervisor_kills += 1;
+        // One that had spoken its verdict has no run to go on with: the next one only tells of it.
+        let had_verdict = self.number("SELECT count(*) FROM run WHERE state <> 'running'") > 0;
+        self.truth.supervisor_kills += i64::from(!had_verdict);
         self.core = None;
         self.scripts.clear();
         self.due.clear();
@@ -565,6 +576,8 @@ impl World {
             AND NOT EXISTS (SELECT 1 FROM alert_decision AS d JOIN outbox USING (outbox_id) WHERE d.alert_id = alert.alert_id)
             AND NOT EXISTS (SELECT 1 FROM alert_decision AS d WHERE d.alert_id = alert.alert_id AND d.reason LIKE 'inhibited%')";
         if !self.config.alerts.builtin {
+            let told = "SELECT count(*) FROM outbox WHERE kind = 'finished'";
+            assert_eq!(self.number(told), 1, "seed {seed}: the verdict is mailed, and once");
             assert_eq!(self.number(unmailed), 0, "seed {seed}: each alert that fired has a mail");
         }
         if self.truth.crashes > 0 {

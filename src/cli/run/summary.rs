@@ -62,7 +62,11 @@ fn text(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Opti
     if let Some(why) = &ended.unwritten {
         let _ = writeln!(out, "The verdict could not be written to the database: {why}.");
     }
-    let _ = writeln!(out, "\n{}\n", series_table(&ended.looks, config));
+    if ended.looks.is_empty() {
+        let _ = writeln!(out); // a run that was over before we came: its series are in the report
+    } else {
+        let _ = writeln!(out, "\n{}\n", series_table(&ended.looks, config));
+    }
     let _ = writeln!(
         out,
         "Crashes {}, hangs {}, golden mismatches {}, alerts fired {}.{}",
