@@ -54,6 +54,10 @@ pub struct Received {
     pub connection: usize,
     /// Whether the answer was written to the socket.
     pub answered: bool,
+    /// When its first byte was asked for, and when it had been read to its end.
+    pub began: std::time::Instant,
+    /// See above.
+    pub at: std::time::Instant,
 }
 
 impl Received {
@@ -329,6 +333,7 @@ fn message(
     wire: &mut Wire,
     (from, to, user, encrypted): (String, Vec<String>, Option<String>, bool),
 ) -> std::io::Result<()> {
+    let began = std::time::Instant::now();
     let mut data = String::new();
     loop {
         let line = wire.read_line()?;
@@ -342,7 +347,8 @@ fn message(
         }
     }
     let keep = |answered| {
-        let mail = Received { from, to, data, user, encrypted, connection: number, answered };
+        let at = std::time::Instant::now();
+        let mail = Received { from, to, data, user, encrypted, connection: number, answered, began, at };
         shared.received.lock().expect("no panic holds it").push(mail);
     };
     if (shared.script)(number, &Stage::Message) == Fault::TakeAndClose {
