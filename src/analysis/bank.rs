@@ -67,6 +67,19 @@ pub fn warm_shape(k: usize, t_h: f64) -> f64 {
     if k < WARM_EXP { 1.0 - (-t_h / warm_tau_h(k)).exp() } else { (t_h / FILL_H[k - WARM_EXP]).min(1.0) }
 }
 
+/// Two warm-ups one after the other, as places on the grid: a quick one and a slow one.
+pub const PAIRS: usize = 25;
+/// All ways of starting: single ones, none, pairs. They fit the bits of a word.
+pub const STARTS: usize = WARM + 1 + PAIRS;
+const QUICK: [usize; 5] = [3, 6, 9, 12, 14];
+const SLOW: [usize; 5] = [15, 17, 19, 21, 23];
+
+/// The two warm-ups of way of starting `k`, if it is a pair.
+pub fn pair(k: usize) -> Option<[usize; 2]> {
+    let p = k.checked_sub(WARM + 1)?;
+    Some([QUICK[p / SLOW.len()], SLOW[p % SLOW.len()]])
+}
+
 /// One kind of noise: a share of white noise, the rest Ornstein-Uhlenbeck.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Noise {
@@ -100,6 +113,12 @@ pub fn noises() -> Vec<Noise> {
         out.push(Noise { tau_h: WALK_H, white, walk: true, ..steady });
     }
     out
+}
+
+/// A coarser grid, for a second look at part of a run.
+pub fn few_noises() -> Vec<Noise> {
+    let noise = |tau_h, white| Noise { tau_h, white, walk: false, unsettled: false };
+    vec![noise(1.0, 1.0), noise(0.5, 0.3), noise(1.5, 0.3), noise(1.5, 0.02), noise(4.0, 0.1), noise(12.0, 0.02)]
 }
 
 /// An unsettled start wanders by this much more variance an hour (in units of the noise's own) ...

@@ -4,7 +4,6 @@
 //! predecessors point is held back: if the series returns, it was an excursion and is dropped; if it stays, it is a step,
 //! and gets a coefficient of its own. Whether steps are a leak is decided in `posterior`.
 
-use super::sawtooth::News;
 use super::ticks::{Tick, quantile};
 use std::collections::VecDeque;
 
@@ -25,7 +24,9 @@ pub const FINE: Scale = Scale { block_s: 600.0, share: 0.05, floor: 0.25 };
 const SAMPLES_MIN: u32 = 3;
 /// Ticks of which a lower quartile is more than the lowest.
 const TICKS_MIN: usize = 6;
-/// Length of a block of whole periods, about: twenty minutes, so that a fraction of a tick more or less does not matter.
+/// How many periods a block spans that must hold a trough: the periods of a collector differ by up to 40 %.
+const UNEVEN: f64 = 1.1;
+/// Length of such a block at least: twenty minutes, so that a fraction of a tick more or less does not matter.
 const WHOLE_S: f64 = 1200.0;
 /// Blocks of a segment held back until its start-up jumps can be told from its noise.
 const START: usize = 8;
@@ -33,6 +34,8 @@ const START: usize = 8;
 const LASTING: usize = 3;
 /// Blocks beyond the gate that do not agree are noise after all.
 const PENDING_MAX: usize = 8;
+/// Beyond so many gates a block that no other confirms is an excursion.
+const NOISE_MAX: f64 = 4.0;
 /// Blocks that the local prediction looks back on.
 const BACK: usize = 6;
 /// How many usual deviations lie between a block and its prediction before it is held back.
@@ -85,7 +88,6 @@ pub struct Blocker {
     tolerance_bytes: f64,
     scale: Scale,
     period_h: Option<f64>,
-    middle: bool,
     base_bytes: Option<f64>,
     open: Vec<Tick>,
     segment: Option<u32>,
@@ -107,7 +109,6 @@ impl Blocker {
             tolerance_bytes,
             scale,
             period_h: None,
-            middle: false,
             base_bytes: None,
             open: Vec::new(),
             segment: None,
@@ -123,18 +124,14 @@ impl Blocker {
         }
     }
 
-    /// From now on a block is the middle of its ticks: their saw-tooth is taken out, or the block spans whole periods of it.
-    pub fn set_regular(&mut self, news: News) {
-        self.middle = true;
-        if let News::Period(period_h) = news {
-            self.period_h = Some(period_h);
-        }
+    /// From now on a block is a trough: there is a saw-tooth, and so long it takes from one to the next.
+    pub fn set_period(&mut self, period_h: f64) {
+        self.period_h = Some(period_h);
     }
 
-    /// As many whole periods as fit a block, or one.
-    fn whole_periods_s(&self) -> Option<f64> {
-        let period_s = self.period_h? * 3600.0;
-        Some(period_s * (WHOLE_S / period_s).round().max((self.scale.block_s / period_s).floor()).max(1.0))
+    /// Long enough that each block holds a trough, however unevenly they come.
+    fn with_trough_s(&self) -> Option<f64> {
+        Some((UNEVEN * self.period_h? * 3600.0).max(WHOLE_S))
     }
 
     /// Bytes at which the figures of the blocks are zero.
@@ -156,7 +153,7 @@ impl Blocker {
             self.close(out);
             self.begin(tick.segment, t_h, out);
         } else if let Some(first) = self.open.first() {
-            let whole = self.whole_periods_s();
+            let whole = self.with_trough_s();
             let long = whole.unwrap_or_else(|| {
                 (self.scale.share * (tick.t_s - self.segment_start_h * 3600.0)).clamp(55.0, self.scale.block_s - 1.0)
             });
@@ -194,19 +191,33 @@ impl Blocker {
     fn close(&mut self, out: &mut Vec<Ruling>) {
         let (Some(first), Some(last)) = (self.open.first(), self.open.last()) else { return };
         let n = self.open.len() as f64;
-        let mut values: Vec<f64> = self.open.iter().map(|t| t.bytes).collect();
-        // Of what is regular, and of so few ticks that a quartile would be the lowest of them, the median.
-        let middle = self.middle || self.open.len() < TICKS_MIN;
-        let floor = if middle { 0.5 } else { self.scale.floor };
+        let mut t_h = self.open.iter().map(|t| t.t_s).sum::<f64>() / n / 3600.0;
+        // What grows steeply has its floor at the block's beginning: the floor is taken of what is left beside the growth, or
+        // blocks that grow longer would bend a straight line.
+        let slope = self.slope() * self.tolerance_bytes;
+        let mut values: Vec<f64> = self.open.iter().map(|t| t.bytes - slope * (t.t_s / 3600.0 - t_h)).collect();
+        let bytes = if self.period_h.is_some() {
+            // Of a saw-tooth the trough: what is held after a collection, at the time when it was seen.
+            let mut order: Vec<usize> = (0..values.len()).collect();
+            order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+            let lowest = &order[..order.len().min(if values.len() < TICKS_MIN { 1 } else { 2 })];
+            let mean =
+                |f: &dyn Fn(&Tick) -> f64| lowest.iter().map(|i| f(&self.open[*i])).sum::<f64>() / lowest.len() as f64;
+            t_h = mean(&|t| t.t_s / 3600.0);
+            mean(&|t| t.bytes)
+        } else {
+            // Of so few ticks that a quartile would be the lowest of them, the median.
+            quantile(&mut values, if self.open.len() < TICKS_MIN { 0.5 } else { self.scale.floor })
+        };
         let block = Block {
-            t_h: self.open.iter().map(|t| t.t_s).sum::<f64>() / n / 3600.0,
+            t_h,
             from_h: first.t_s / 3600.0,
             to_h: last.t_s / 3600.0,
             unix_s: last.unix_s,
-            y: (quantile(&mut values, floor) - self.base_bytes()) / self.tolerance_bytes,
+            y: (bytes - self.base_bytes()) / self.tolerance_bytes,
             ticks: self.open.len() as u32,
             segment: first.segment,
-            requests: last.requests,
+            requests: mean_requests(&self.open),
         };
         self.open.clear();
         if self.started {
@@ -294,7 +305,9 @@ impl Blocker {
             raw.iter().for_each(|o| self.note(o.abs().min(3.0 * gate)));
         }
         for (i, block) in pending.into_iter().enumerate() {
-            if i < skip {
+            // Noise has no blocks that lie several gates off; an excursion that is over has.
+            let over = !step && raw[i].abs() > NOISE_MAX * gate && raw[raw.len() - 1].abs() < NOISE_MAX * gate;
+            if i < skip || over {
                 out.push(Ruling::Drop(block));
             } else {
                 self.accept(block, out);
@@ -340,11 +353,12 @@ impl Blocker {
         self.deviations.push_back(off.abs());
     }
 
-    /// Where the last blocks point at `t_h` (median slope and level), and the usual deviation from such predictions.
-    fn predict(&self, t_h: f64) -> Option<(f64, f64)> {
+    /// The slope that most pairs of the last blocks agree on, tolerances an hour; a slope that they do not agree on is none, and
+    /// extrapolating it would only add noise.
+    fn slope(&self) -> f64 {
         let n = self.recent.len();
         if n < 4 {
-            return None;
+            return 0.0;
         }
         let mut slopes = Vec::with_capacity(n * n / 2);
         for (i, a) in self.recent.iter().enumerate() {
@@ -352,10 +366,17 @@ impl Blocker {
                 slopes.push((b.y - a.y) / (b.t_h - a.t_h).max(1e-6));
             }
         }
-        let slope = quantile(&mut slopes, 0.5);
-        // A slope that most pairs of blocks do not agree on is no slope; extrapolating it would only add noise.
         let (low, high) = (quantile(&mut slopes, 0.2), quantile(&mut slopes, 0.8));
-        let slope = if low < 0.0 && high > 0.0 { 0.0 } else { slope };
+        if low < 0.0 && high > 0.0 { 0.0 } else { quantile(&mut slopes, 0.5) }
+    }
+
+    /// Where the last blocks point at `t_h` (median slope and level), and the usual deviation from such predictions.
+    fn predict(&self, t_h: f64) -> Option<(f64, f64)> {
+        let n = self.recent.len();
+        if n < 4 {
+            return None;
+        }
+        let slope = self.slope();
         let last_h = self.recent[n - 1].t_h;
         let mut levels: Vec<f64> = self.recent.iter().map(|b| b.y + slope * (last_h - b.t_h)).collect();
         let level = quantile(&mut levels, 0.5);
@@ -365,4 +386,10 @@ impl Blocker {
         let scale = if usual.len() < 4 { 0.05 } else { 1.48 * quantile(&mut usual, 0.5) };
         Some((level + slope * ahead, scale))
     }
+}
+
+/// Requests finished by the middle of some ticks; `None` if unknown.
+fn mean_requests(ticks: &[Tick]) -> Option<f64> {
+    let known: Vec<f64> = ticks.iter().filter_map(|t| t.requests).collect();
+    (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
 }

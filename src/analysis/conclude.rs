@@ -2,12 +2,12 @@
 //!
 //! When the alarm rings is decided in `mod.rs`; here it is only taken into account.
 
-use super::bank::{FILL_H, WARM, WARM_EXP, warm_tau_h};
+use super::bank::{FILL_H, WARM, WARM_EXP, pair, warm_tau_h};
 use super::mixture::{Part, Posterior};
 use super::posterior::{Hypothesis, Leak};
 use super::regression::Regression;
 use super::steps::StepLeak;
-use super::{Detector, Params};
+use super::{Detector, Params, beyond};
 use crate::model::finding::{Finding, Shape, Verdict};
 
 /// Blocks that a slope, a level and their error need at least.
@@ -37,10 +37,14 @@ pub fn finding(d: &Detector) -> Finding {
     let steps = d.fine.stepping();
     let known = d.fine.regression.blocks >= BLOCKS_MIN;
     let (estimate, by_sum) = if known { estimate(d, &steps) } else { ((0.0, [-UNKNOWN, UNKNOWN]), false) };
+    // What grew far and is flat now is judged by what it does now.
+    let doubtful = known && (d.first_alarm_unix_s.is_some() || estimate.0.abs() > 1.0);
+    let flat_now = doubtful.then(|| d.fine.later()).flatten().map(|p| widely(p.interval(0.025))).filter(|e| inside(*e));
+    let estimate = flat_now.unwrap_or(estimate);
     let (drift, interval) = estimate;
-    let verdict = verdict(d, estimate);
-    let best = d.fine.posterior.best.filter(|_| known);
-    let shape = shape(d, estimate, &steps, by_sum, verdict);
+    let verdict = verdict(d, estimate, &steps);
+    let best = d.fine.posterior.best.filter(|_| known && flat_now.is_none());
+    let shape = if flat_now.is_some() { Shape::Saturating } else { shape(d, estimate, &steps, by_sum, verdict) };
     let factor = match best {
         Some(Hypothesis { leak: Leak::Since(k), factor, .. }) if k > 0 && !by_sum => factor,
         _ => 1.0,
@@ -70,7 +74,7 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
     if smooth.flat.is_empty() {
         return ((0.0, [-UNKNOWN, UNKNOWN]), false);
     }
-    let (mean, [lo, hi]) = if steps.probability > 1e-3 {
+    let (mean, interval) = if steps.probability > 1e-3 {
         // What has not been counted as a step, and counted as one that was none, errs by a step or so.
         let sd = steps.sd.hypot(STEP_ERROR * steps.drift.abs() / (steps.count.max(1) as f64).sqrt());
         let with = smooth.flat.iter().map(|p| Part {
@@ -83,7 +87,17 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
     } else {
         smooth.interval(0.025)
     };
-    ((mean, [mean - widened(mean - lo, mean), mean + widened(hi - mean, mean)]), steps.probability > 0.5)
+    (widely((mean, interval)), steps.probability > 0.5)
+}
+
+/// With the interval widened to what it is worth.
+fn widely((mean, [lo, hi]): Estimate) -> Estimate {
+    (mean, [mean - widened(mean - lo, mean), mean + widened(hi - mean, mean)])
+}
+
+/// The whole interval lies within the tolerance.
+fn inside((_, [lo, hi]): Estimate) -> bool {
+    lo > -1.0 && hi < 1.0
 }
 
 /// Standard error of a sum of steps as a share of their mean size, times the root of their number: measured on simulated series.
@@ -95,14 +109,15 @@ fn widened(half: f64, drift: f64) -> f64 {
     (1.6 * half).hypot(0.015).hypot(0.05 * drift)
 }
 
-/// Outside: it rang, and the drift has not since turned out to be less likely outside than not. Within: the whole interval lies
-/// inside.
-fn verdict(d: &Detector, (drift, [lo, hi]): Estimate) -> Verdict {
-    if d.first_alarm_unix_s.is_some() && drift.abs() > 1.0 {
+/// Outside: it rang, and the drift has not since turned out to be less likely outside than not: by the posterior that rang, or by
+/// the estimate. Within: the whole interval lies inside.
+fn verdict(d: &Detector, estimate: Estimate, steps: &StepLeak) -> Verdict {
+    let still = || [1.0, -1.0].iter().any(|side| beyond(&d.fine, steps, *side) > 0.5);
+    if d.first_alarm_unix_s.is_some() && !inside(estimate) && (estimate.0.abs() > 1.0 || still()) {
         return Verdict::Outside;
     }
     let long_enough = d.fine.regression.blocks >= 3 * BLOCKS_MIN;
-    if long_enough && lo > -1.0 && hi < 1.0 { Verdict::Within } else { Verdict::Inconclusive }
+    if long_enough && inside(estimate) { Verdict::Within } else { Verdict::Inconclusive }
 }
 
 fn shape(d: &Detector, (drift, [lo, hi]): Estimate, steps: &StepLeak, by_sum: bool, verdict: Verdict) -> Shape {
@@ -169,12 +184,18 @@ fn crossing(d: &Detector, [lo, hi]: [f64; 2], factor: f64) -> Option<[f64; 2]> {
 fn asymptote(d: &Detector) -> Option<f64> {
     let top = d.fine.posterior.top?;
     let since_h = d.fine.regression.now_h - d.fine.regression.segment_start_h();
-    let left = if top.warm < WARM_EXP {
-        (-since_h / warm_tau_h(top.warm)).exp()
-    } else if top.warm < WARM {
-        (1.0 - since_h / FILL_H[top.warm - WARM_EXP]).max(0.0)
+    // Of two warm-ups the slow one is what is left.
+    let warm = pair(top.warm).map_or(top.warm, |[_, slow]| slow);
+    // Level again after having grown: what there is is what there will be.
+    if top.leak != Leak::None {
+        return d.fine.level_bytes();
+    }
+    let left = if warm < WARM_EXP {
+        (-since_h / warm_tau_h(warm)).exp()
+    } else if warm < WARM {
+        (1.0 - since_h / FILL_H[warm - WARM_EXP]).max(0.0)
     } else {
-        return None;
+        0.0
     };
     Some(d.fine.level_bytes()? + left * top.warm_size * d.params.tolerance_bytes)
 }

@@ -1,6 +1,6 @@
 //! What is said of the drift: a mixture of normal distributions, one a hypothesis, and the questions that are asked of it.
 
-use super::bank::WARM;
+use super::bank::STARTS;
 use super::posterior::Hypothesis;
 use super::special::normal_above;
 
@@ -15,13 +15,13 @@ pub struct Part {
     pub sd: f64,
 }
 
-/// A probability for each way of starting; the last is none.
+/// A probability for each way of starting.
 #[derive(Debug, Clone)]
-pub struct WarmWeights(pub [f64; WARM + 1]);
+pub struct WarmWeights(pub [f64; STARTS]);
 
 impl Default for WarmWeights {
     fn default() -> Self {
-        WarmWeights([0.0; WARM + 1])
+        WarmWeights([0.0; STARTS])
     }
 }
 

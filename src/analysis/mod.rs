@@ -5,14 +5,15 @@
 //!
 //! 1. `ticks`: points to one robust figure a minute, on a clock that never steps back;
 //! 2. `outliers`: minutes that no neighbour confirms are set aside;
-//! 3. `sawtooth`: the period of a garbage collector, so that blocks span whole cycles;
+//! 3. `sawtooth`: the period of a garbage collector, so that blocks are its troughs;
 //! 4. `blocks`: minutes to floors; excursions are set aside, lasting jumps named;
 //! 5. `bank`: for each kind of noise, whitened sums of products of all that could explain the series;
 //! 6. `regression`: which columns those are at a given time;
 //! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
 //! 8. `mixture`: what that amounts to;
 //! 9. `steps`: are the steps a leak;
-//! 10. `conclude`: verdict, interval, shape.
+//! 10. `growth`: does the series itself show what an alarm would claim of it;
+//! 11. `conclude`: verdict, interval, shape.
 //!
 //! [`fleet`] compares hosts and is a subject of its own.
 
@@ -21,6 +22,7 @@ mod blocks;
 pub mod compare;
 mod conclude;
 pub mod fleet;
+mod growth;
 mod mixture;
 mod outliers;
 mod posterior;
@@ -37,7 +39,7 @@ mod track;
 use crate::model::finding::Finding;
 use crate::model::series::Point;
 use outliers::Outliers;
-use sawtooth::{News, Sawtooth};
+use sawtooth::Sawtooth;
 use steps::StepLeak;
 use ticks::{Tick, Ticker};
 use track::Track;
@@ -75,7 +77,8 @@ pub struct Detector {
     last_unix_s: f64,
     samples: u64,
     first_alarm_unix_s: Option<f64>,
-    evident_since_h: Option<f64>,
+    /// Since when the evidence stands (hours), and which way it points.
+    evident: Option<(f64, f64)>,
     segment: Option<u32>,
 }
 
@@ -96,7 +99,7 @@ impl Detector {
             last_unix_s: 0.0,
             samples: 0,
             first_alarm_unix_s: None,
-            evident_since_h: None,
+            evident: None,
             segment: None,
         }
     }
@@ -156,49 +159,45 @@ impl Detector {
         } else {
             self.log_whole = false;
         }
-        let tolerance = self.params.tolerance_bytes;
-        if let Some(news) = self.sawtooth.push(&tick, tolerance) {
-            self.begin_anew(news);
-        } else if let Some(tick) = self.sawtooth.correct(tick, tolerance) {
-            self.fine.push(tick);
+        match self.sawtooth.push(&tick, self.params.tolerance_bytes) {
+            Some(period_h) => self.begin_anew(period_h),
+            None => self.fine.push(tick),
         }
         if self.fine.judge() && self.first_alarm_unix_s.is_none() && self.rings() {
             self.first_alarm_unix_s = Some(self.last_unix_s);
         }
     }
 
-    /// A saw-tooth became known: all is done over with it taken out, if the ticks are still at hand.
-    fn begin_anew(&mut self, news: News) {
-        let tolerance = self.params.tolerance_bytes;
+    /// A saw-tooth became known: all is done over with blocks of its troughs, if the ticks are still at hand.
+    fn begin_anew(&mut self, period_h: f64) {
         let ticks = std::mem::take(&mut self.log);
         let ticks = if self.log_whole { ticks.as_slice() } else { &ticks[ticks.len()..] };
-        self.fine.begin_anew(news, self.log_whole);
-        for tick in ticks {
-            if let Some(tick) = self.sawtooth.correct(*tick, tolerance) {
-                self.fine.push(tick);
-            }
-        }
+        self.fine.begin_anew(period_h, self.log_whole);
+        ticks.iter().for_each(|tick| self.fine.push(*tick));
     }
 
     /// The evidence must stand for a while: what misfits for a moment mends itself as data come in.
     fn rings(&mut self) -> bool {
         let now_h = self.fine.regression.now_h;
-        if !self.evident() {
-            self.evident_since_h = None;
+        let (side, doubt) = doubt(&self.fine);
+        if doubt > DOUBT / f64::from(self.params.series_count.max(1)).sqrt() || !self.fine.shown() {
+            self.evident = None;
             return false;
         }
-        let since = *self.evident_since_h.get_or_insert(now_h);
-        now_h - since >= STANDS_H.max(STANDS_SHARE * now_h)
-    }
-
-    fn evident(&self) -> bool {
-        self.doubt() < DOUBT / f64::from(self.params.series_count.max(1)).sqrt()
+        let since = match self.evident {
+            Some((since, before)) if before * side > 0.0 => since,
+            _ => now_h,
+        };
+        self.evident = Some((since, side));
+        // What is beyond doubt need not stand as long.
+        let stands_h = if doubt < BEYOND_DOUBT { STANDS_BEYOND_DOUBT_H } else { STANDS_H };
+        now_h - since >= stands_h.max(STANDS_SHARE * now_h)
     }
 
     /// Posterior probability that the drift is less than half the tolerance after all; 1 while it is not likely beyond the tolerance itself. The alarm rings when this is small and stays so.
     #[must_use]
     pub fn doubt(&self) -> f64 {
-        doubt(&self.fine)
+        doubt(&self.fine).1
     }
 }
 
@@ -209,22 +208,26 @@ const DOUBT: f64 = 0.02;
 const LIKELY: f64 = 0.9;
 /// Hours for which the evidence must stand before the alarm rings ...
 const STANDS_H: f64 = 0.1;
+/// ... or, where the doubt is less than this ...
+const BEYOND_DOUBT: f64 = 1e-3;
+/// ... for so long ...
+const STANDS_BEYOND_DOUBT_H: f64 = 0.04;
 /// ... and the same as a share of the run so far.
 const STANDS_SHARE: f64 = 0.01;
 
-/// See [`Detector::doubt`].
-fn doubt(t: &Track) -> f64 {
+/// Which way the drift probably goes, and what doubt is left of that: see [`Detector::doubt`].
+fn doubt(t: &Track) -> (f64, f64) {
     if t.regression.blocks < conclude::BLOCKS_MIN {
-        return 1.0;
+        return (0.0, 1.0);
     }
     let steps = t.stepping();
     for side in [1.0, -1.0] {
         let half = beyond(t, &steps, 0.5 * side);
         if half > 0.5 {
-            return if beyond(t, &steps, side) > LIKELY { 1.0 - half } else { 1.0 };
+            return (side, if beyond(t, &steps, side) > LIKELY { 1.0 - half } else { 1.0 });
         }
     }
-    1.0
+    (0.0, 1.0)
 }
 
 /// P(drift > x) for positive `x`, P(drift < x) for negative: the steps are a leak or they are not, and add to what grows smoothly.

@@ -6,8 +6,8 @@
 //! (inverse gamma prior), and the drift has a prior of several scales.
 
 use super::bank::{
-    COLUMNS, DAY_0, FILL_H, HINGE_0, Noise, ONSET_IN_SHARED, REQ, SHARED, WARM, WARM_0, WARM_EXP, Y, eliminate,
-    eliminate_rows, warm_tau_h,
+    COLUMNS, DAY_0, FILL_H, HINGE_0, Noise, ONSET_IN_SHARED, PAIRS, REQ, SHARED, STARTS, WARM, WARM_0, WARM_EXP, Y,
+    eliminate, eliminate_rows, pair, warm_tau_h,
 };
 use super::mixture::{Part, Posterior};
 use super::regression::{NOISE_FLOOR, Regression, alike, prior};
@@ -29,10 +29,12 @@ pub enum Leak {
 pub struct Hypothesis {
     /// Index into the bank.
     pub noise: usize,
-    /// Way of starting; `WARM` for none.
+    /// Way of starting; `WARM` for none, pairs beyond.
     pub warm: usize,
     /// What leaks.
     pub leak: Leak,
+    /// Whether there is a day cycle.
+    pub day: bool,
     /// Logarithm of the likelihood at its peak over the drift, all else integrated out, times the hypothesis' prior.
     pub ln_peak: f64,
     /// The same with the drift integrated out too, under a wide prior.
@@ -49,12 +51,16 @@ pub struct Hypothesis {
     pub warm_z: f64,
     /// See above.
     pub warm_size: f64,
+    /// What its amplitude would be if there were no drift, tolerances.
+    pub warm_size_still: f64,
 }
 
 /// Priors on the size of a drift: weight and standard deviation in tolerances. Within the tolerance lies the little that
-/// any process gains; beyond it most leaks are of one to thirty tolerances, few of hundreds.
+/// any process gains; beyond it most leaks are of one to thirty tolerances, few of hundreds, some of thousands: a tail as heavy as that of real leaks
+/// keeps a straight line that nothing else explains from being disbelieved for its steepness.
 const TOLERATED_SD: f64 = 0.3;
-const LEAK_SIZES: [(f64, f64); 5] = [(0.25, 1.5), (0.3, 5.0), (0.3, 15.0), (0.1, 40.0), (0.05, 200.0)];
+const LEAK_SIZES: [(f64, f64); 7] =
+    [(0.25, 1.5), (0.28, 5.0), (0.25, 15.0), (0.1, 45.0), (0.06, 140.0), (0.04, 450.0), (0.02, 2000.0)];
 /// Prior odds: nothing drifts, a little drifts, something leaks.
 const P_NONE: f64 = 0.5;
 const P_TOLERATED: f64 = 0.3;
@@ -81,7 +87,7 @@ pub fn weigh(r: &mut Regression, horizon_h: f64) -> Posterior {
     // What was likely at the last look comes first: it sets the mark that all else has to reach.
     let mut order: Vec<usize> = (0..r.filters.len()).collect();
     order.sort_by_key(|noise| std::cmp::Reverse(r.live[*noise].count_ones()));
-    let mut top = f64::NEG_INFINITY;
+    let mut top = Tops { none: f64::NEG_INFINITY, leak: f64::NEG_INFINITY };
     for noise in order {
         let live = if everything { u64::MAX } else { r.live[noise] };
         if live == 0 {
@@ -90,29 +96,42 @@ pub fn weigh(r: &mut Regression, horizon_h: f64) -> Posterior {
         r.variance[noise] = under_noise(r, noise, live, &leaks, &mut top, &mut list);
     }
     if everything {
-        let top = list.iter().map(|h| h.ln_flat).fold(f64::NEG_INFINITY, f64::max);
         r.live.iter_mut().for_each(|bits| *bits = 0);
-        for h in list.iter().filter(|h| h.ln_flat > top - DORMANT) {
+        for h in list.iter().filter(|h| h.ln_flat > top.of(h.leak) - DORMANT) {
             r.live[h.noise] |= 1 << h.warm;
         }
     }
     mix(&list, r, horizon_h)
 }
 
-/// Youngest leak that is thought of, as a share of the horizon (2 h of 48): the jump of a block or two is no trend.
-const ONSET_AGE_MIN: f64 = 1.0 / 24.0;
+/// The likeliest hypotheses so far (ln): without a leak, and with one. Each is weighed against its own kind, so that however little
+/// speaks for a leak, the interval of its size is known.
+#[derive(Debug, Clone, Copy)]
+struct Tops {
+    none: f64,
+    leak: f64,
+}
+
+impl Tops {
+    fn of(&self, leak: Leak) -> f64 {
+        if leak == Leak::None { self.none.max(self.leak) } else { self.leak }
+    }
+}
+
+/// Youngest leak that is thought of, as a share of the horizon (3 h of 48): a jump, or the edge of a working day, is no trend.
+const ONSET_AGE_MIN: f64 = 1.0 / 16.0;
 
 /// A leak that could be seen by now: which, its column, ln of its prior, the drift per unit of its coefficient.
 type LeakColumn = (Leak, usize, f64, f64);
 
-/// Hypotheses under one kind of noise, but those that are negligible against `top`, the likeliest so far (ln). Returns the
+/// Hypotheses under one kind of noise, but those that are negligible against the likeliest so far. Returns the
 /// estimate of the noise variance by the one that fits best.
 fn under_noise(
     r: &Regression,
     noise: usize,
     live: u64,
     leaks: &[LeakColumn],
-    top: &mut f64,
+    top: &mut Tops,
     out: &mut Vec<Hypothesis>,
 ) -> f64 {
     let f = &r.filters[noise];
@@ -133,91 +152,98 @@ fn under_noise(
     let scale = shape * NOISE_FLOOR * NOISE_FLOOR / innovation;
     let estimate = |rss: f64| (scale + 0.5 * rss.max(0.0)) / (shape - 1.0);
     let mut best = (f64::NEG_INFINITY, variance);
-    let mut emit = |warm: usize, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64), fitted: &Fitted| {
-        let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm) + ln_noise;
-        let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
-        // A residual beyond this is negligible whatever else is said for the hypothesis.
-        let enough = |top: f64| 2.0 * (((base - top + DORMANT) / shape).exp() - scale);
-        let mut rss_max = enough(*top);
-        let mut rss_min = yy;
-        for (i, (_, _, _, factor)) in leaks.iter().enumerate() {
-            let (g, gy) = leak_stats(i);
-            if g > 1e-9 && *factor > 0.0 {
-                rss_min = rss_min.min(yy - gy * gy / g);
+    let mut emit =
+        |warm: usize, day: bool, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64), fitted: &Fitted| {
+            let has_day = day;
+            let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm) + ln_noise;
+            let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
+            // A residual beyond this is negligible whatever else is said for the hypothesis.
+            let enough = |top: f64| 2.0 * (((base - top + DORMANT) / shape).exp() - scale);
+            let mut rss_max = enough(top.leak);
+            let rss_max_none = enough(top.of(Leak::None));
+            let mut rss_min = yy;
+            for (i, (_, _, _, factor)) in leaks.iter().enumerate() {
+                let (g, gy) = leak_stats(i);
+                if g > 1e-9 && *factor > 0.0 {
+                    rss_min = rss_min.min(yy - gy * gy / g);
+                }
             }
-        }
-        let ln_best = base + peak(rss_min);
-        if ln_best > best.0 {
-            best = (ln_best, estimate(rss_min));
-        }
-        if rss_min > rss_max {
-            return;
-        }
-        let ln_peak = base + peak(yy);
-        let (day, warm_size, warm_sd) = if yy <= rss_max { fitted(None, 0.0) } else { (0.0, 0.0, 1.0) };
-        let ln_peak = ln_peak + ln_plausible(day);
-        let mut none = Hypothesis {
-            noise,
-            warm,
-            leak: Leak::None,
-            ln_peak,
-            ln_flat: ln_peak,
-            mean: 0.0,
-            variance: 0.0,
-            noise_variance: estimate(yy),
-            factor: 0.0,
-            warm_z: 0.0,
-            warm_size: 0.0,
-        };
-        none.warm_size = warm_size;
-        none.warm_z = warm_size / (warm_sd * none.noise_variance.sqrt());
-        if yy <= rss_max {
-            out.push(none);
-            *top = top.max(ln_peak);
-            rss_max = enough(*top);
-        }
-        for (i, (leak, _, ln_prior, factor)) in leaks.iter().enumerate() {
-            let (g, gy) = leak_stats(i);
-            if g <= 1e-9 || *factor <= 0.0 {
-                continue;
+            let ln_best = base + peak(rss_min);
+            if ln_best > best.0 {
+                best = (ln_best, estimate(rss_min));
             }
-            let s = gy / g;
-            // What sets in later and shrinks is a cache that was full, or a load that went: no leak.
-            if s < 0.0 && matches!(leak, Leak::Since(k) if *k > 0) {
-                continue;
+            if rss_min > rss_max.max(rss_max_none) {
+                return;
             }
-            let rss = yy - gy * s;
-            if rss > rss_max {
-                continue;
-            }
-            let s2 = estimate(rss);
-            let (mean, variance) = (s * factor, s2 / g * factor * factor);
-            let (day, warm_size, warm_sd) = fitted(Some(i), s);
-            let ln_peak = base + peak(rss) + ln_prior + ln_plausible(day);
-            let mut h = Hypothesis {
+            let ln_peak = base + peak(yy);
+            let (day, warm_size, warm_sd) = fitted(None, 0.0);
+            let still = warm_size;
+            let ln_peak = ln_peak + ln_plausible(day);
+            let mut none = Hypothesis {
                 noise,
                 warm,
-                leak: *leak,
+                leak: Leak::None,
+                day: has_day,
                 ln_peak,
-                ln_flat: 0.0,
-                mean,
-                variance,
-                noise_variance: s2,
-                factor: *factor,
+                ln_flat: ln_peak,
+                mean: 0.0,
+                variance: 0.0,
+                noise_variance: estimate(yy),
+                factor: 0.0,
                 warm_z: 0.0,
                 warm_size: 0.0,
+                warm_size_still: warm_size,
             };
-            // As wide as the drift is large: how large it is must not speak against it.
-            h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD + h.mean * h.mean);
-            h.warm_size = warm_size;
-            h.warm_z = warm_size / (warm_sd * s2.sqrt());
-            if h.ln_flat > *top {
-                *top = h.ln_flat;
-                rss_max = enough(*top);
+            none.warm_size = warm_size;
+            none.warm_z = warm_size / (warm_sd * none.noise_variance.sqrt());
+            if yy <= rss_max_none {
+                out.push(none);
+                top.none = top.none.max(ln_peak);
             }
-            out.push(h);
-        }
-    };
+            for (i, (leak, _, ln_prior, factor)) in leaks.iter().enumerate() {
+                let (g, gy) = leak_stats(i);
+                if g <= 1e-9 || *factor <= 0.0 {
+                    continue;
+                }
+                let s = gy / g;
+                // What sets in later and shrinks is a cache that was full, or a load that went: no leak.
+                if s < 0.0 && matches!(leak, Leak::Since(k) if *k > 0) {
+                    continue;
+                }
+                let rss = yy - gy * s;
+                if rss > rss_max {
+                    continue;
+                }
+                let s2 = estimate(rss);
+                let (mean, variance) = (s * factor, s2 / g * factor * factor);
+                let (day, warm_size, warm_sd) = fitted(Some(i), s);
+                let ln_peak = base + peak(rss) + ln_prior + ln_plausible(day);
+                let mut h = Hypothesis {
+                    noise,
+                    warm,
+                    leak: *leak,
+                    day: has_day,
+                    ln_peak,
+                    ln_flat: 0.0,
+                    mean,
+                    variance,
+                    noise_variance: s2,
+                    factor: *factor,
+                    warm_z: 0.0,
+                    warm_size: 0.0,
+                    warm_size_still: still,
+                };
+                // As wide as the drift is large: how large it is must not speak against it.
+                h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD + h.mean * h.mean);
+                h.warm_size = warm_size;
+                h.warm_z = warm_size / (warm_sd * s2.sqrt());
+                if h.ln_flat > top.leak {
+                    top.leak = h.ln_flat;
+                    rss_max = enough(top.leak);
+                }
+                out.push(h);
+            }
+        };
     if f.history.is_empty() {
         common.extend(&shared_common);
         ridge.extend(&shared_ridge);
@@ -236,6 +262,38 @@ fn under_noise(
             let (from, to) = if day { (w0 - 4, w0) } else { (0, w0 - 4) };
             ln_det += eliminate_rows(&mut m, n, from..to, &ridge[from..]);
             let ln_day = ln_prior_of_day(day);
+            for warm in (WARM + 1..STARTS).filter(|w| live >> w & 1 == 1) {
+                let Some([a, b]) = pair(warm).map(|p| p.map(|k| w0 + k)) else { continue };
+                let [ra, rb] = [warm_ridge(a - w0), warm_ridge(b - w0)];
+                let pa = m[a * n + a] + ra;
+                let tied = m[a * n + b] / pa;
+                let rest = |c: usize| m[b * n + c] - tied * m[a * n + c];
+                let pb = rest(b) + rb;
+                let dot = |c: usize, d: usize| m[a * n + c] * m[a * n + d] / pa + rest(c) * rest(d) / pb;
+                let y = n - 1;
+                emit(
+                    warm,
+                    day,
+                    ln_det + (pa / ra).ln() + (pb / rb).ln() - 2.0 * ln_day,
+                    m[y * n + y] - dot(y, y),
+                    &|i| {
+                        let c = l0 + i;
+                        (m[c * n + c] - dot(c, c), m[c * n + y] - dot(c, y))
+                    },
+                    &|i, s| {
+                        let of_leak = |f: &dyn Fn(usize) -> f64| i.map_or(0.0, |i| f(l0 + i) * s);
+                        let slow = (rest(y) - of_leak(&rest)) / pb;
+                        let at = |c: usize| m[a * n + c];
+                        let quick = (at(y) - of_leak(&at) - slow * at(b)) / pa;
+                        let known = [(a, quick), (b, slow), (l0 + i.unwrap_or(0), i.map_or(0.0, |_| s))];
+                        let amplitude = if day { day_amplitude(&m, n, w0 - 4, &shared_ridge, &known) } else { 0.0 };
+                        // Both grow: the lesser speaks for the pair.
+                        let least = (quick * pa.sqrt()).min(slow * pb.sqrt());
+                        let sd = if least == 0.0 { 1.0 } else { (quick + slow) / least };
+                        (amplitude, quick + slow, sd)
+                    },
+                );
+            }
             for warm in (0..=WARM).filter(|w| live >> w & 1 == 1) {
                 let (extra, pivot) = if warm < WARM {
                     let p = m[(w0 + warm) * n + w0 + warm] + warm_ridge(warm);
@@ -248,6 +306,7 @@ fn under_noise(
                 let yy = m[n * n - 1] - wy * row[n - 1];
                 emit(
                     warm,
+                    day,
                     ln_det + extra - 2.0 * ln_day,
                     yy,
                     &|i| {
@@ -287,11 +346,25 @@ fn under_noise(
     best.1
 }
 
-type Emit<'a> = dyn FnMut(usize, f64, f64, &dyn Fn(usize) -> (f64, f64), &Fitted) + 'a;
+type Emit<'a> = dyn FnMut(usize, bool, f64, f64, &dyn Fn(usize) -> (f64, f64), &Fitted) + 'a;
 
 /// For a leak (by its place in the list) and its coefficient: amplitude of the day cycle, size of the warm-up (tolerances),
 /// and the latter's standard deviation over that of the noise.
 type Fitted<'a> = dyn Fn(Option<usize>, f64) -> (f64, f64, f64) + 'a;
+
+/// Largest cache that is thought to fill at a steady rate, tolerances (325 MB), and how sharply that ends.
+const CACHE_MAX: f64 = 6.5;
+const CACHE_EDGE: f64 = 0.25;
+
+/// ln of how plausible the size of a cache is, beyond what its normal prior says. A line that has come further than any usual cache
+/// reaches is no cache that fills.
+fn ln_plausible_cache(warm: usize, size: f64) -> f64 {
+    if !(WARM_EXP..WARM).contains(&warm) {
+        return 0.0;
+    }
+    let over = ((size.abs() - CACHE_MAX) / CACHE_EDGE).clamp(0.0, 7.0);
+    -0.5 * over * over
+}
 
 /// Largest amplitude of a day cycle that is thought possible, tolerances (45 MB), and how sharply it ends.
 const DAY_MAX: f64 = 0.9;
@@ -386,7 +459,7 @@ fn with_history(
                 let (from, to) = if day { (c - 4, c) } else { (0, c - 4) };
                 all += eliminate_rows(&mut a, k, from..to, &shared_ridge[from..]);
                 let stats = |i: usize| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]);
-                emit(warm, all - 2.0 * ln_prior_of_day(day), a[k * k - 1], &stats, &|i, s| {
+                emit(warm, day, all - 2.0 * ln_prior_of_day(day), a[k * k - 1], &stats, &|i, s| {
                     let known = i.map_or((0, 0.0), |i| (c + i, s));
                     let amplitude = if day { day_amplitude(&a, k, c - 4, shared_ridge, &[known]) } else { 0.0 };
                     // Of this segment's warm-up only the coefficient without the shared columns is at hand: no sign is read off it.
@@ -439,20 +512,36 @@ fn leaks_of(r: &Regression, horizon_h: f64, out: &mut Vec<LeakColumn>) {
 fn ln_prior_of_start(warm: usize) -> f64 {
     if warm == WARM {
         P_LEVEL.ln()
+    } else if warm > WARM {
+        (P_PAIR / PAIRS as f64).ln()
     } else if warm < WARM_EXP {
         let slow = if warm_tau_h(warm) > 3.2 { 0.1 } else { 1.0 };
-        ((1.0 - P_LEVEL - P_CACHE) * slow / WARM_EXP as f64).ln()
+        ((1.0 - P_LEVEL - P_CACHE - P_PAIR) * slow / WARM_EXP as f64).ln()
     } else {
-        let slow = (FILL_USUAL_H / FILL_H[warm - WARM_EXP]).min(1.0).powi(4);
+        let fill_h = FILL_H[warm - WARM_EXP];
+        let odd = if fill_h < FILL_SHORT_H {
+            0.1
+        } else if fill_h > FILL_LONG_H {
+            0.05
+        } else {
+            1.0
+        };
+        let slow = (FILL_USUAL_H / fill_h).min(1.0).powi(4) * odd;
         (P_CACHE * slow / (WARM - WARM_EXP) as f64).ln()
     }
 }
 
 /// Longest time that it usually takes to fill a cache steadily, hours.
 const FILL_USUAL_H: f64 = 1.0;
+/// Longer than this is an exception: who loses 50 MB an hour wants to know it within two hours.
+const FILL_LONG_H: f64 = 1.8;
+/// ... and shorter too: what gains a dozen megabytes a minute is not waited for until it has gained hundreds.
+const FILL_SHORT_H: f64 = 0.5;
 /// Prior probabilities that a segment starts level, and that it fills a cache.
 const P_LEVEL: f64 = 0.38;
 const P_CACHE: f64 = 0.12;
+/// ... and that two warm-ups follow one another.
+const P_PAIR: f64 = 0.03;
 
 /// ln of the prior of a kind of noise. Starts that nothing on the grid fits are rare; it takes evidence to believe in one.
 fn ln_prior_of_noise(noise: &Noise) -> f64 {
@@ -499,24 +588,36 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
     let served = (r.now_h / horizon_h).min(1.0);
     let mut sceptical: Vec<(f64, Part, usize)> = Vec::new();
     let mut flat: Vec<(f64, Part)> = Vec::new();
-    let floor = list.iter().map(|h| h.ln_flat).fold(f64::NEG_INFINITY, f64::max) - NEGLIGIBLE;
-    for (i, h) in list.iter().enumerate().filter(|(_, h)| h.ln_flat > floor) {
+    let best_of = |leak: bool| {
+        let kind = list.iter().filter(|h| (h.leak != Leak::None) == leak);
+        kind.map(|h| h.ln_flat).fold(f64::NEG_INFINITY, f64::max)
+    };
+    let top = Tops { none: best_of(false), leak: best_of(true) };
+    for (i, h) in list.iter().enumerate().filter(|(_, h)| h.ln_flat > top.of(h.leak) - NEGLIGIBLE) {
         let sign = ln_grows(h);
+        // A drift of another size leaves another size to the cache.
+        let cache = |drift: f64| {
+            let share = if h.mean == 0.0 { 1.0 } else { drift / h.mean };
+            ln_plausible_cache(h.warm, h.warm_size_still + share * (h.warm_size - h.warm_size_still))
+        };
         if h.leak == Leak::None {
-            sceptical.push((h.ln_peak + P_NONE.ln() + sign, Part { weight: 0.0, mean: 0.0, sd: 0.0 }, i));
+            let ln = h.ln_peak + P_NONE.ln() + sign + cache(0.0);
+            sceptical.push((ln, Part { weight: 0.0, mean: 0.0, sd: 0.0 }, i));
             continue;
         }
         if h.leak == Leak::Since(0) || h.leak == Leak::Requests {
             let v = TOLERATED_SD * TOLERATED_SD;
             let ln = h.ln_peak + sign + ln_occam(h, v) + (P_TOLERATED / P_FROM_START).ln();
-            sceptical.push((ln, shrunk(h, v), i));
+            let part = shrunk(h, v);
+            sceptical.push((ln + cache(part.mean), part, i));
         }
         for (share, sd) in LEAK_SIZES {
             let ln = h.ln_peak + sign + ln_occam(h, sd * sd) + (P_LEAK * share).ln();
-            sceptical.push((ln, leaked(h, r, sd * sd, served), i));
+            let part = leaked(h, r, sd * sd, served);
+            sceptical.push((ln + cache(part.mean), part, i));
         }
         let part = leaked(h, r, 1e6, served);
-        flat.push((h.ln_flat + sign, part));
+        flat.push((h.ln_flat + sign + cache(part.mean), part));
     }
     let best =
         sceptical.iter().filter(|s| list[s.2].leak != Leak::None).max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);

@@ -1,8 +1,8 @@
-//! Finds what goes up gradually and falls back regularly, a garbage collector's saw-tooth above all, and takes it out.
+//! Finds what goes up gradually and falls back again and again, a garbage collector's saw-tooth above all, so that blocks can be made
+//! of its troughs: what is held after a collection is the series, what is not yet collected is none of it.
 //!
-//! The period is the first high peak of the autocorrelation of the series less its moving average. If ramps between the falls
-//! explain most of what is left, each tick is lowered by its place on its ramp, so that neither the saw-tooth nor its alias in
-//! the blocks looks like noise or drift. If they do not, at least blocks can span whole periods.
+//! Collections need not be regular. Most saw-tooths are found by their falls: large, repeated, and without leaps up to match. Where
+//! samples are too rare to show falls, the period is the first high peak of the autocorrelation of the series less its moving average.
 
 use super::ticks::{Tick, quantile};
 use std::collections::VecDeque;
@@ -31,72 +31,16 @@ pub struct Sawtooth {
     wait: u32,
     /// The period, once it is known, hours.
     pub period_h: Option<f64>,
-    ramp: Option<Ramp>,
 }
 
-/// The ramp of a saw-tooth, and where on it the series is.
-#[derive(Debug, Clone, Copy)]
-struct Ramp {
-    period_h: f64,
-    /// Height, in tolerances.
-    height: f64,
-    last_fall_h: f64,
-    /// The tick before, waiting to be told whether a fall goes through it, and the value before that.
-    held: Option<(Tick, f64)>,
-    before: Option<f64>,
-}
-
-/// What became known of a saw-tooth.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum News {
-    /// Ramps explain it: ticks come corrected from now on.
-    Ramps,
-    /// It is regular, but no saw-tooth: its period, hours.
-    Period(f64),
-}
-
-/// Share of the variance that ramps must explain.
-const EXPLAINED: f64 = 0.6;
-/// Part of a ramp's height that a fall has.
+/// What goes up gradually leaps up this much more rarely than it falls.
+const LEAPS_MAX: f64 = 0.34;
+/// Part of the saw-tooth's height that a fall has.
 const FALL: f64 = 0.55;
 
-impl Ramp {
-    /// Takes a tick, value in tolerances; returns the tick before and how much of it is ramp, unless a fall goes through it.
-    fn push(&mut self, tick: Tick, y: f64) -> Option<(Tick, f64)> {
-        let t_h = tick.t_s / 3600.0;
-        let (held, held_y) = self.held.replace((tick, y))?;
-        let held_h = held.t_s / 3600.0;
-        let enough = FALL * self.height * (1.0 - ((t_h - held_h) / self.period_h).min(0.4));
-        let before = self.before.replace(held_y);
-        if held_y - y > enough {
-            let part = (held, self.part(held_h));
-            self.last_fall_h = 0.5 * (held_h + t_h);
-            return Some(part);
-        }
-        // A fall through the tick before: that tick is neither up nor down.
-        if before.is_some_and(|b| b - y > 1.1 * enough && b > held_y && held_y > y)
-            && held_h - self.last_fall_h > 0.3 * self.period_h
-        {
-            self.last_fall_h = held_h;
-            return None;
-        }
-        Some((held, self.part(held_h)))
-    }
-
-    /// How much of the series is ramp at `t_h`, tolerances.
-    fn part(&self, t_h: f64) -> f64 {
-        let mut phase = (t_h - self.last_fall_h) / self.period_h;
-        // A fall that was missed, in a gap for example.
-        if phase > 1.5 {
-            phase = phase.fract();
-        }
-        self.height * phase.max(0.0)
-    }
-}
-
 impl Sawtooth {
-    /// Takes one tick. Returns what became known by it.
-    pub fn push(&mut self, tick: &Tick, tolerance_bytes: f64) -> Option<News> {
+    /// Takes one tick. Returns the period, hours, when it becomes known.
+    pub fn push(&mut self, tick: &Tick, tolerance_bytes: f64) -> Option<f64> {
         if self.period_h.is_some() {
             return None;
         }
@@ -109,42 +53,8 @@ impl Sawtooth {
             return None;
         }
         self.wait = 0;
-        let (period_h, height, spacing_h) = self.find()?;
-        self.period_h = Some(period_h);
-        self.ramp = self.fit(period_h, height, spacing_h);
-        Some(if self.ramp.is_some() { News::Ramps } else { News::Period(period_h) })
-    }
-
-    /// The tick before this one, less its ramp; the tick itself where there are no ramps.
-    pub fn correct(&mut self, tick: Tick, tolerance_bytes: f64) -> Option<Tick> {
-        let Some(ramp) = &mut self.ramp else { return Some(tick) };
-        let (tick, part) = ramp.push(tick, tick.bytes / tolerance_bytes)?;
-        Some(Tick { bytes: tick.bytes - part * tolerance_bytes, ..tick })
-    }
-
-    /// Height of the ramps and where they begin, if they explain what was seen.
-    fn fit(&self, period_h: f64, height: f64, spacing_h: f64) -> Option<Ramp> {
-        let y: Vec<(f64, f64)> = self.ticks.iter().copied().collect();
-        let first = y.windows(2).find(|w| w[0].1 - w[1].1 > FALL * height)?;
-        let first_fall_h = 0.5 * (first[0].0 + first[1].0);
-        let cycles = ((first_fall_h - y[0].0) / period_h).ceil().max(1.0);
-        let start = Ramp { period_h, height, last_fall_h: first_fall_h - cycles * period_h, held: None, before: None };
-        // Phases by the falls, then the height by least squares on what both have above their moving averages.
-        let mut ramp = Ramp { height, ..start };
-        let mut phases = Vec::with_capacity(y.len());
-        for &(t_h, value) in &y {
-            let tick = Tick { t_s: t_h * 3600.0, unix_s: 0.0, bytes: value, samples: 1, segment: 0, requests: None };
-            if let Some((held, part)) = ramp.push(tick, value) {
-                phases.push((held.bytes, part / height));
-            }
-        }
-        let half = (WINDOW_H / spacing_h).round().max(4.0) as usize;
-        let r = detrended(&phases.iter().map(|p| p.0).collect::<Vec<_>>(), half);
-        let p = detrended(&phases.iter().map(|p| p.1).collect::<Vec<_>>(), half);
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        let fitted = dot(&r, &p) / dot(&p, &p).max(1e-12);
-        let explained = fitted * dot(&r, &p) / dot(&r, &r).max(1e-12);
-        (explained > EXPLAINED && fitted > 0.0).then_some(Ramp { height: fitted, ..start })
+        self.period_h = self.find();
+        self.period_h
     }
 
     /// A new incarnation: the heap starts anew.
@@ -152,8 +62,32 @@ impl Sawtooth {
         self.ticks.clear();
     }
 
-    /// Period, height, and the ticks' spacing.
-    fn find(&self) -> Option<(f64, f64, f64)> {
+    /// Longest usual time between falls, hours, if the series goes up gradually and falls again and again.
+    fn between_falls(&self, height: f64) -> Option<f64> {
+        let at = |i: usize| self.ticks[i];
+        let (mut falls, mut leaps) = (Vec::new(), 0_usize);
+        let (mut last_fall, mut last_leap) = (0, 0);
+        for i in 2..self.ticks.len() {
+            let change = at(i).1 - at(i - 2).1;
+            if change < -FALL * height && i > last_fall + 2 {
+                falls.push(at(i).0);
+                last_fall = i;
+            } else if change > FALL * height && i > last_leap + 2 {
+                leaps += 1;
+                last_leap = i;
+            }
+        }
+        if falls.len() < CYCLES || leaps as f64 > LEAPS_MAX * falls.len() as f64 {
+            return None;
+        }
+        let mut gaps: Vec<f64> = falls.windows(2).map(|w| w[1] - w[0]).collect();
+        gaps.push(self.ticks[self.ticks.len() - 1].0 - falls[falls.len() - 1]);
+        let longest = quantile(&mut gaps, 0.9);
+        (longest < PERIOD_MAX_H * 1.4).then_some(longest)
+    }
+
+    /// How long it takes at most, usually, from one trough to the next, hours.
+    fn find(&self) -> Option<f64> {
         let n = self.ticks.len();
         if n < CYCLES * LAG_MIN * 2 {
             return None;
@@ -173,6 +107,9 @@ impl Sawtooth {
         let height = quantile(&mut sorted, 0.95) - quantile(&mut sorted, 0.05);
         if height < HEIGHT_MIN || power <= 0.0 {
             return None;
+        }
+        if let Some(gap_h) = self.between_falls(height) {
+            return Some(gap_h);
         }
         let lag_max = (r.len() / CYCLES).min((PERIOD_MAX_H / spacing_h) as usize);
         let at = |lag: usize| {
@@ -202,7 +139,7 @@ impl Sawtooth {
             }
             period = ((near - 2) as f64 + peak(&around, best)) / f64::from(times);
         }
-        Some((period * spacing_h, height, spacing_h))
+        Some(period * spacing_h)
     }
 }
 

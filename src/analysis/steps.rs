@@ -27,6 +27,8 @@ pub struct StepLeak {
 const MERGE_H: f64 = 0.5;
 /// Fewer steps than this are no series of them.
 const COUNT_MIN: usize = 3;
+/// Share of what was stepped up that may have been stepped down again.
+const FELL_MAX: f64 = 0.35;
 /// Prior odds of a leak in steps against anything else that steps.
 const ODDS: f64 = 0.08;
 /// The same for steps down: what shrinks in steps is rare, and what falls after a spike that was taken for a step is not.
@@ -56,6 +58,10 @@ pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f6
     let sum: f64 = events.iter().map(|e| e.1).sum();
     let with: Vec<f64> = events.iter().map(|e| e.1 * sum.signum()).filter(|s| *s > 0.0).collect();
     if with.len() < COUNT_MIN || sum == 0.0 {
+        return StepLeak { count: n, ..StepLeak::default() };
+    }
+    // What steps up gives nothing back; what goes to and fro is a load that comes and goes.
+    if with.iter().sum::<f64>() - sum.abs() > FELL_MAX * with.iter().sum::<f64>() {
         return StepLeak { count: n, ..StepLeak::default() };
     }
     let against = (n - with.len()) as f64;

@@ -41,6 +41,45 @@ fn a_fast_leak_rings_and_its_slope_is_right() {
 }
 
 #[test]
+fn a_line_that_is_steep_and_straight_rings_within_the_hour_and_its_slope_is_right() {
+    let f = batch(&series(1.0, 5.0, |h| 30.0 + 720.0 * h), Params::default());
+    assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Linear), "{f:?}");
+    assert!(f.first_alarm_unix_s.expect("it rang") < START_UNIX_S + 2400.0, "{f:?}");
+    assert!((f.slope_bytes_per_hour / 720e6 - 1.0).abs() < 0.01, "{f:?}");
+    assert!(f.drift_ci95_bytes[0] < 34_560e6 && f.drift_ci95_bytes[1] > 34_560e6, "{f:?}");
+}
+
+#[test]
+fn what_filled_for_hours_and_is_flat_since_is_a_cache_in_the_end() {
+    let f = batch(&series(30.0, 60.0, |h| 900.0 + 600.0 * h.min(5.0)), Params::default());
+    assert!(f.alarmed, "while it filled nobody could know: {f:?}");
+    assert_eq!((f.verdict, f.shape), (Verdict::Within, Shape::Saturating), "{f:?}");
+    let asymptote = f.asymptote_bytes.expect("a saturating shape has one") / 1e6;
+    assert!((asymptote - 3900.0).abs() < 10.0, "{asymptote}");
+}
+
+#[test]
+fn two_warm_ups_one_after_the_other_are_no_leak() {
+    let both = |h: f64| 150.0 * (1.0 - (-h / 0.3).exp()) + 120.0 * (1.0 - (-h / 2.2).exp());
+    let f = batch(&series(24.0, 60.0, |h| 900.0 + both(h)), Params::default());
+    assert!(!f.alarmed, "{f:?}");
+}
+
+#[test]
+fn a_collector_that_collects_unevenly_is_no_leak() {
+    // Periods of 18 to 42 minutes and heights in proportion.
+    let falls: Vec<f64> = (0..100)
+        .scan(0.0, |at, i| {
+            *at += 0.5 + 0.4 * scatter(i);
+            Some(*at)
+        })
+        .collect();
+    let since = |h: f64| h - falls.iter().copied().filter(|f| *f <= h).fold(0.0, f64::max);
+    let f = batch(&series(24.0, 60.0, |h| 900.0 + 160.0 * since(h)), Params::default());
+    assert!(!f.alarmed && f.verdict == Verdict::Within, "{f:?}");
+}
+
+#[test]
 fn a_warm_up_is_no_leak_and_its_asymptote_is_known() {
     let f = batch(&series(10.0, 60.0, |h| 900.0 + 200.0 * (1.0 - (-h / 1.5_f64).exp())), Params::default());
     assert!(!f.alarmed, "{f:?}");

@@ -26,7 +26,7 @@ pub struct Tick {
     pub samples: u32,
     /// Incarnation of the process.
     pub segment: u32,
-    /// Requests finished since the first sample, over all segments; `None` if unknown.
+    /// Requests finished since the first sample, over all segments, at the middle of the tick; `None` if unknown.
     pub requests: Option<f64>,
 }
 
@@ -47,6 +47,9 @@ pub struct Ticker {
     segment: u32,
     requests_base: f64,
     requests_last: Option<f64>,
+    /// Requests finished, summed over the samples of this tick, and how many of those told.
+    requests_sum: f64,
+    requests_told: u32,
     clock_steps: u64,
     unusable: u64,
 }
@@ -97,8 +100,13 @@ impl Ticker {
             bytes: quantile(&mut self.values, 0.5),
             samples: u32::try_from(self.count).unwrap_or(u32::MAX),
             segment: self.segment,
-            requests: self.requests_last.map(|last| self.requests_base + last),
+            requests: match self.requests_told {
+                0 => self.requests_last.map(|last| self.requests_base + last),
+                told => Some(self.requests_sum / f64::from(told)),
+            },
         };
+        self.requests_sum = 0.0;
+        self.requests_told = 0;
         self.values.clear();
         self.stride = 0;
         self.skip = 0;
@@ -146,6 +154,8 @@ impl Ticker {
             self.requests_base = -now;
         }
         self.requests_last = Some(now);
+        self.requests_sum += self.requests_base + now;
+        self.requests_told += 1;
     }
 
     fn keep(&mut self, bytes: f64) {

@@ -1,11 +1,11 @@
 //! One series: blocks, regression and posterior together, and the record of its steps.
 
 use super::bank;
-use super::blocks::{Blocker, FINE, Ruling};
+use super::blocks::{Block, Blocker, FINE, Ruling};
+use super::growth::{Claim, Kept};
 use super::mixture::Posterior;
-use super::posterior;
+use super::posterior::{self, Leak};
 use super::regression::Regression;
-use super::sawtooth::News;
 use super::steps::{self, Step, StepLeak};
 use super::ticks::Tick;
 use std::collections::VecDeque;
@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 const STEPS: usize = 256;
 /// Incarnations remembered.
 const STARTS: usize = 256;
+/// Blocks from which the later half of a run is looked at by itself.
+const LATER_BLOCKS: u64 = 60;
 /// The run has to grow by this factor before it is judged anew: half an hour at the end of two days. The evidence of one
 /// per cent more data is not worth its cost.
 const JUDGE_GROWTH: f64 = 1.015;
@@ -31,6 +33,10 @@ pub struct Track {
     pub steps: VecDeque<Step>,
     /// Beginnings of incarnations, hours; the newest of them.
     starts_h: Vec<f64>,
+    /// The blocks themselves, for a second opinion.
+    pub kept: Kept,
+    /// What the steps of this segment sum to.
+    stepped: f64,
     horizon_h: f64,
     rulings: Vec<Ruling>,
     judged_blocks: u64,
@@ -47,6 +53,8 @@ impl Track {
             posterior: Posterior::default(),
             steps: VecDeque::new(),
             starts_h: Vec::new(),
+            kept: Kept::default(),
+            stepped: 0.0,
             horizon_h,
             rulings: Vec::new(),
             judged_blocks: 0,
@@ -54,15 +62,15 @@ impl Track {
         }
     }
 
-    /// Something regular became known. If the ticks so far are at hand, they are to be pushed once more.
-    pub fn begin_anew(&mut self, news: News, whole: bool) {
+    /// A saw-tooth became known. If the ticks so far are at hand, they are to be pushed once more.
+    pub fn begin_anew(&mut self, period_h: f64, whole: bool) {
         if whole {
             *self = Track::new(self.tolerance_bytes, self.horizon_h);
         } else {
             // Another statistic of the same series: its level is free once more.
             self.regression.step(self.regression.now_h);
         }
-        self.blocker.set_regular(news);
+        self.blocker.set_period(period_h);
     }
 
     /// Takes a tick.
@@ -76,14 +84,17 @@ impl Track {
                         self.steps.pop_front();
                     }
                     self.steps.push_back((t_h, size));
+                    self.stepped += size;
                 }
                 Ruling::Restart(t_h) => {
                     if self.starts_h.len() == STARTS {
                         self.starts_h.remove(0);
                     }
                     self.starts_h.push(t_h);
+                    self.stepped = 0.0;
                 }
-                Ruling::Use(_) | Ruling::Drop(_) => {}
+                Ruling::Use(block) => self.kept.push(block, self.stepped),
+                Ruling::Drop(_) => {}
             }
         }
     }
@@ -98,6 +109,44 @@ impl Track {
         self.judged_blocks = self.regression.blocks;
         self.posterior = posterior::weigh(&mut self.regression, self.horizon_h);
         true
+    }
+
+    /// Whether the series itself shows what the likeliest leak claims. Where the leak is one in steps, the steps are shown.
+    pub fn shown(&self) -> bool {
+        let steps = self.stepping();
+        let creeps = self.posterior.above(0.5).max(self.posterior.below(-0.5)) > 0.5;
+        (steps.probability > 0.5 && !creeps) || self.claim().is_none_or(|claim| self.kept.shows(&claim))
+    }
+
+    /// What the later half of the run says by itself, where it does not show the growth that the whole run is said to have: a cache
+    /// that was filled is flat now, however it got there. `None` where growth goes on, and where there is too little to tell.
+    pub fn later(&self) -> Option<Posterior> {
+        if self.regression.blocks < LATER_BLOCKS || !self.claim().is_some_and(|claim| self.kept.faded(&claim)) {
+            return None;
+        }
+        let mut r = Regression::new(self.horizon_h, bank::few_noises());
+        let (mut segment, mut from_h) = (None, None);
+        for b in self.kept.later_half() {
+            let since_h = *from_h.get_or_insert(b.from_h);
+            if segment.replace(b.segment).is_some_and(|segment| segment != b.segment) {
+                r.restart(b.from_h - since_h);
+            }
+            r.push(&Block { t_h: b.t_h - since_h, from_h: b.from_h - since_h, to_h: b.to_h - since_h, ..b });
+        }
+        Some(posterior::weigh(&mut r, self.horizon_h)).filter(|p| !p.flat.is_empty())
+    }
+
+    /// What the likeliest leak claims.
+    pub fn claim(&self) -> Option<Claim> {
+        let h = self.posterior.best?;
+        let (onset_h, by_requests) = match h.leak {
+            Leak::None => return None,
+            Leak::Requests => (0.0, true),
+            Leak::Since(k) => (*self.regression.onsets_h.get(k)?, false),
+        };
+        let per_unit = h.mean / h.factor.max(f64::MIN_POSITIVE);
+        let rate = if by_requests { per_unit } else { per_unit / self.horizon_h };
+        Some(Claim { onset_h, rate, by_requests, warm: h.warm, day: h.day, noise: h.noise_variance.sqrt() })
     }
 
     /// What the steps amount to.

@@ -1,0 +1,238 @@
+//! Does the series itself show the growth that is claimed of it? A second opinion on an alarm, by other means than the model.
+//!
+//! The model weighs shapes against one another; where none of them is the series', it can be sure of the wrong one. So an alarm
+//! also needs what every leak shows, whatever its shape: that it goes on. The claimed growth is compared with what is left of the
+//! series once level, warm-up and day cycle are fitted to it (least squares, all blocks alike), over the whole time since the onset
+//! and over its later part alone. A warm-up that bends more slowly than any on the grid, a cache that is full, a day's edge that
+//! lies behind: all of them claim more than their recent past holds.
+
+use super::bank::{WARM, eliminate, pair, warm_shape};
+use super::blocks::Block;
+use super::regression::Regression;
+
+/// What is claimed.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    /// Onset, hours; 0 for the start of the run.
+    pub onset_h: f64,
+    /// Tolerances an hour, or per unit of requests.
+    pub rate: f64,
+    /// Linear in requests rather than time.
+    pub by_requests: bool,
+    /// Way of starting.
+    pub warm: usize,
+    /// Whether there is a day cycle.
+    pub day: bool,
+    /// Standard deviation of the noise.
+    pub noise: f64,
+}
+
+/// Blocks kept for this purpose.
+const KEPT: usize = 640;
+/// Share of the claimed growth that the series must show ...
+const SHOWN: f64 = 0.4;
+/// ... and its later part by itself.
+const SHOWN_LATELY: f64 = 0.35;
+/// ... where it set in during the run: a late warm-up looks like a late leak until it bends.
+const SHOWN_LATE_ONSET: f64 = 0.6;
+/// Growth that set in with or after the latest restart is its warm-up until it has gone on for so long, hours.
+const AFTER_RESTART_H: f64 = 6.0;
+/// A day: what a day cycle needs to be told from growth.
+const DAY_KNOWN_H: f64 = 24.0;
+
+/// The blocks of the run, thinned to a bounded number: the older, the thinner.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    blocks: Vec<Block>,
+    /// What the steps of the block's segment have added by then, tolerances.
+    stepped: Vec<f64>,
+}
+
+impl Kept {
+    /// Takes a block and what the steps of its segment sum to.
+    pub fn push(&mut self, block: Block, stepped: f64) {
+        if self.blocks.len() == KEPT {
+            let half = KEPT / 2;
+            let mut at = 0;
+            self.blocks.retain(|_| (at >= half || at % 2 == 0, at += 1).0);
+            at = 0;
+            self.stepped.retain(|_| (at >= half || at % 2 == 0, at += 1).0);
+        }
+        self.blocks.push(block);
+        self.stepped.push(stepped);
+    }
+
+    /// Shares of the claimed growth that the series shows since the onset with its steps, and lately: `None` where there is too
+    /// little to tell.
+    pub fn shares(&self, claim: &Claim) -> Option<[f64; 2]> {
+        let grown = |b: &Block| {
+            let by = if claim.by_requests {
+                b.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT
+            } else {
+                (b.t_h - claim.onset_h).max(0.0)
+            };
+            claim.rate * by
+        };
+        let rows = self.rows(claim, &grown);
+        let all = rows.last()?.claimed;
+        let whole = share(rows.iter().filter(|r| r.t_h >= claim.onset_h - 2.0), |r| r.left + r.stepped)?;
+        let late = || rows.iter().filter(|r| r.claimed.abs() >= 0.5 * all.abs());
+        // What steps and does not creep grows too.
+        let lately = share(late(), |r| r.left)?.max(share(late(), |r| r.left + r.stepped)?);
+        Some([whole, lately])
+    }
+
+    /// True if the series itself bears the claim out.
+    pub fn shows(&self, claim: &Claim) -> bool {
+        let Some(last) = self.blocks.last() else { return false };
+        let young = self.blocks.iter().rev().take_while(|b| b.segment == last.segment).last().map_or(0.0, |b| b.from_h);
+        if claim.onset_h > 0.0 && young > claim.onset_h - 1.0 && last.t_h - claim.onset_h < AFTER_RESTART_H {
+            return false;
+        }
+        // A day that has not come round can be made to hide that nothing grows any more.
+        let days: &[bool] = if claim.day && last.t_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
+        days.iter().all(|day| {
+            let shares = self.shares(&Claim { day: *day, ..*claim });
+            // Steps that make up for what creeps the other way leave nothing grown.
+            let least = if claim.onset_h > 0.0 { SHOWN_LATE_ONSET } else { SHOWN_LATELY };
+            shares.is_some_and(|[whole, lately]| whole.abs() > SHOWN && lately > least)
+        })
+    }
+
+    /// Whether the claimed growth is missing from the later part of the run.
+    pub fn faded(&self, claim: &Claim) -> bool {
+        self.shares(claim).is_some_and(|[_, lately]| lately < SHOWN_LATELY)
+    }
+
+    /// The blocks of the later half of the run, without their steps.
+    pub fn later_half(&self) -> impl Iterator<Item = Block> {
+        let from_h = 0.5 * self.blocks.last().map_or(0.0, |b| b.t_h);
+        let rows = self.blocks.iter().zip(&self.stepped).filter(move |(b, _)| b.t_h >= from_h);
+        rows.map(|(b, stepped)| Block { y: b.y - stepped, ..*b })
+    }
+
+    /// The blocks less what a fit says is level, warm-up or day.
+    fn rows(&self, claim: &Claim, grown: &dyn Fn(&Block) -> f64) -> Vec<Row> {
+        // Shared columns: day cycle (4), growth, series; each segment has three of its own, eliminated as it ends.
+        const SHARED: usize = 6;
+        const OWN: usize = 3;
+        let mut shared = [[0.0; SHARED]; SHARED];
+        let segments = segments(&self.blocks);
+        let ridge = |sd: f64| (claim.noise / sd).powi(2);
+        let kinds = pair(claim.warm).unwrap_or([claim.warm, WARM]);
+        let own = |first: &Block, b: &Block| {
+            let warm = |k: usize| if k < WARM { warm_shape(k, b.t_h - first.from_h) } else { 0.0 };
+            [1.0, warm(kinds[0]), warm(kinds[1])]
+        };
+        let own_ridge = [1e-9, ridge(5.0).max(1e-9), ridge(5.0).max(1e-9)];
+        let columns = |i: usize| {
+            let b = &self.blocks[i];
+            let mut x = [0.0; SHARED];
+            if claim.day {
+                for harmonic in 0..2 {
+                    let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();
+                    (x[2 * harmonic], x[2 * harmonic + 1]) = (c, s);
+                }
+            }
+            x[4] = grown(b);
+            x[5] = b.y - self.stepped[i];
+            x
+        };
+        let n = OWN + SHARED;
+        let mut eliminated = Vec::with_capacity(segments.len());
+        for range in &segments {
+            let mut m = vec![0.0; n * n];
+            for i in range.clone() {
+                let mut row = [0.0; OWN + SHARED];
+                row[..OWN].copy_from_slice(&own(&self.blocks[range.start], &self.blocks[i]));
+                row[OWN..].copy_from_slice(&columns(i));
+                for p in 0..n {
+                    for q in p..n {
+                        m[p * n + q] += row[p] * row[q];
+                    }
+                }
+            }
+            eliminate(&mut m, n, OWN, &own_ridge);
+            for p in 0..SHARED {
+                for q in p..SHARED {
+                    shared[p][q] += m[(OWN + p) * n + OWN + q];
+                }
+            }
+            eliminated.push(m);
+        }
+        let fitted = solve(&shared, [ridge(0.3), ridge(0.3), ridge(0.07), ridge(0.07), 1e-9].map(|r| r.max(1e-9)));
+        let mut rows = Vec::with_capacity(self.blocks.len());
+        for (range, m) in segments.into_iter().zip(eliminated) {
+            let mut coefficients = [0.0; OWN];
+            for p in (0..OWN).rev() {
+                let known: f64 = (0..5).map(|c| m[p * n + OWN + c] * fitted[c]).sum();
+                let later: f64 = (p + 1..OWN).map(|q| m[p * n + q] * coefficients[q]).sum();
+                coefficients[p] = (m[p * n + n - 1] - known - later) / (m[p * n + p] + own_ridge[p]);
+            }
+            let first = self.blocks[range.start];
+            for i in range {
+                let b = &self.blocks[i];
+                let x = columns(i);
+                let day: f64 = (0..4).map(|c| x[c] * fitted[c]).sum();
+                let start: f64 = own(&first, b).iter().zip(coefficients).map(|(x, c)| x * c).sum();
+                let left = x[5] - day - start;
+                rows.push(Row { t_h: b.t_h, segment: b.segment, claimed: x[4], left, stepped: self.stepped[i] });
+            }
+        }
+        rows
+    }
+}
+
+/// Blocks that a slope needs.
+const ROWS_MIN: usize = 5;
+
+/// One block beside what is claimed of it.
+struct Row {
+    t_h: f64,
+    segment: u32,
+    claimed: f64,
+    left: f64,
+    stepped: f64,
+}
+
+/// Slope of what is left on what is claimed, within segments. `None` from too few blocks.
+fn share<'a>(rows: impl Iterator<Item = &'a Row>, value: impl Fn(&Row) -> f64) -> Option<f64> {
+    let rows: Vec<&Row> = rows.collect();
+    if rows.len() < ROWS_MIN {
+        return None;
+    }
+    let (mut squares, mut products) = (0.0, 0.0);
+    for group in rows.chunk_by(|a, b| a.segment == b.segment) {
+        let n = group.len() as f64;
+        let (x, y) = group.iter().fold((0.0, 0.0), |(x, y), r| (x + r.claimed / n, y + value(r) / n));
+        for r in group {
+            squares += (r.claimed - x).powi(2);
+            products += (r.claimed - x) * (value(r) - y);
+        }
+    }
+    (squares > 0.0).then(|| products / squares)
+}
+
+/// Runs of blocks of one segment.
+fn segments(blocks: &[Block]) -> Vec<std::ops::Range<usize>> {
+    let mut out = Vec::new();
+    let mut start = 0;
+    for group in blocks.chunk_by(|a, b| a.segment == b.segment) {
+        out.push(start..start + group.len());
+        start += group.len();
+    }
+    out
+}
+
+/// Ridge regression of the last column on the others (upper triangle).
+fn solve(m: &[[f64; 6]; 6], ridge: [f64; 5]) -> [f64; 5] {
+    let n = 6;
+    let mut a: Vec<f64> = m.iter().flatten().copied().collect();
+    eliminate(&mut a, n, 5, &ridge);
+    let mut x = [0.0; 5];
+    for i in (0..5).rev() {
+        let known: f64 = (i + 1..5).map(|j| a[i * n + j] * x[j]).sum();
+        x[i] = (a[i * n + 5] - known) / (a[i * n + i] + ridge[i]);
+    }
+    x
+}
