@@ -10,7 +10,7 @@
 //! 5. `bank`: for each kind of noise, whitened sums of products of all that could explain the series;
 //! 6. `regression`: which columns those are at a given time;
 //! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
-//! 8. `mixture`: what that amounts to;
+//! 8. `mixture`: what that amounts to; `beliefs`: what was believed beforehand;
 //! 9. `steps`: are the steps a leak;
 //! 10. `growth`: does the series itself show what an alarm would claim of it;
 //! 11. `conclude`: verdict, interval, shape.
@@ -18,6 +18,7 @@
 //! [`fleet`] compares hosts and is a subject of its own.
 
 mod bank;
+mod beliefs;
 mod blocks;
 pub mod compare;
 mod conclude;
