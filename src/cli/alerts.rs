@@ -43,6 +43,9 @@ struct Source {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Every decision about an alert: sent or held, and why
+    #[command(after_help = "Examples:
+  soakd alerts why 12
+  soakd alerts why 12 --format json | jq -r '.[].reason'")]
     Why {
         /// Number of the alert, as `soakd alerts` shows it
         alert: i64,
@@ -50,6 +53,11 @@ enum Action {
         source: Source,
     },
     /// "I have it": this alert is not mailed again until it ends
+    #[command(after_help = "Examples:
+  soakd alerts ack 12                 as $USER
+  soakd alerts ack 12 --who marie
+
+It goes on to be listed, and its end is mailed.")]
     Ack {
         /// Number of the alert, as `soakd alerts` shows it
         alert: i64,

@@ -26,7 +26,7 @@ use words::Context;
   soakd analyze rss.csv --format json | jq .verdict
   soakd analyze --db soak.db --run 3 --series worker-0.anon_swap
 
-The file has the header unix_s,bytes[,segment[,requests]]: seconds since the epoch, bytes, optionally a number that
+The file has the header unix_s,bytes[,segment[,requests]]: seconds since the epoch, bytes, optionally a number that \
 changes whenever the process restarts, and the requests finished so far. Any sampling interval will do, gaps too.
 
 Exit code: 0 within, 1 outside, 2 the input could not be read, 3 inconclusive. docs/verdict.md explains the method.")]

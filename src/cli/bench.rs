@@ -27,8 +27,8 @@ const LONG_CONTEXT_FACTOR: usize = 4;
   soakd bench --model synthetic:tiny --variants q4_k,q8_0 --repetitions 2 --tokens 16
   soakd bench --format json | jq '.decisions'
 
-Repetitions go round over the variants, each time in another order, so that a machine that warms up or is disturbed
-favours none. Every measurement is stored when it is made: the same command goes on where it was cut short. Precision is
+Repetitions go round over the variants, each time in another order, so that a machine that warms up or is disturbed \
+favours none. Every measurement is stored when it is made: the same command goes on where it was cut short. Precision is \
 measured on the CPU against the same weights unquantised (--quality-model; none to leave it out).")]
 pub struct Args {
     /// synthetic:NAME; variants of a file's weights are measured for precision with --quality-model

@@ -22,16 +22,16 @@ Examples:
   soakd check                                  what 'soakd run' in this folder would find
   soakd check --config /etc/soakd/soak.toml    another configuration
   soakd check --offline                        do not connect to the mail server
-  soakd check --drill                          ready for production? error handling and fallback, too
+  soakd check --drill                          ready for production? breaks things on purpose, too
   soakd check --format json | jq '.checks[] | select(.state == \"blocker\")'
 
-Looks at configuration, alert rules, model, database and disk space, GPU and driver, mail, and
-the limits of this session or unit. Each line says what was found; blockers and warnings come with
-the remedy. Nothing is changed or sent, unless --drill asks for it: then crash, hang, leak, corruption,
-outage of mail, death of soakd and the fallback to the CPU are tried in soaks of their own, and each
+Looks at configuration, alert rules, model, database and disk space, GPU and driver, mail, and \
+the limits of this session or unit. Each line says what was found; blockers and warnings come with \
+the remedy. Nothing is changed or sent, unless --drill asks for it: then crash, hang, leak, corruption, \
+outage of mail, death of soakd and the fallback to the CPU are tried in soaks of their own, and each \
 must be recorded and mailed.
 
-Exit codes: 0 nothing would stop a run (warnings may remain), 1 something would, 2 the
+Exit codes: 0 nothing would stop a run (warnings may remain), 1 something would, 2 the \
 configuration or a rule file cannot be used (the message names file, line and remedy).")]
 pub struct Args {
     /// The configuration [default: soak.toml if it is there, else the embedded default]

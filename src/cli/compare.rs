@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   soakd compare 1,2,3 4,5,6            three runs on the old driver against three on the new one
-  soakd compare 1 2 3 4 5 6            runs of the same setup (model, variant, GPU, driver, ...) are one group
+  soakd compare 1 2 3 4 5 6            runs of one setup (model, GPU, driver, ...) are one group
   soakd compare old.db:1,2 new.db:1,2  across databases
 
-The first group is what the others are held against. Intervals are 95 % over all comparisons together (Welch, Bonferroni).
+The first group is what the others are held against. Intervals are 95 % over all comparisons together (Welch, Bonferroni). \
 One run in a group has no scatter to judge by: its figures are shown, and nothing is claimed.
 
 Exit code: 0 nothing is worse, 1 something is, 2 could not start, 3 nothing could be claimed for want of replicates.")]

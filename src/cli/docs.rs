@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 /// Write the documents from the database; every figure names its run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  soakd docs                                   nine documents into docs-out/, from the newest run, bench and load test
+  soakd docs                                   nine documents into docs-out/, from the newest of all
   soakd docs 3 --out reports/
   soakd docs --write-templates my-templates/   the templates, to be changed
   soakd docs --templates my-templates/         ... and used
 
-A template is a file with {{ fig(\"token_p95_ms\") }} where a figure stands, and {{ gate_table }} and the like for tables.
+A template is a file with {{ fig(\"token_p95_ms\") }} where a figure stands, and {{ gate_table }} and the like for tables. \
 What was not measured is written as \"not measured\".")]
 pub struct Args {
     /// Which run, as `soakd runs` numbers them; the newest if left out

@@ -35,9 +35,9 @@ const REHEARSAL_JOBS: u8 = 3;
   soakd drill --model configured           with the configuration's own model (each fault loads it)
   soakd drill --format json | jq '.faults[] | select(.rang == false and .skipped == null)'
 
-Each fault is a real `soakd run` of this program, with your configuration, in a database of its own
-that is thrown away; your soak.db is never opened. Mails go the way you configured, marked [DRILL]
-in the subject: tell whoever is on call, and look whether they arrived. Where a drill cannot wait as
+Each fault is a real `soakd run` of this program, with your configuration, in a database of its own \
+that is thrown away; your soak.db is never opened. Mails go the way you configured, marked [DRILL] \
+in the subject: tell whoever is on call, and look whether they arrived. Where a drill cannot wait as \
 long as real life (a leak over 48 h), it is speeded up, and the table says how.
 
 Exit code: 0 every alarm rang, 1 one did not, 2 could not start.")]

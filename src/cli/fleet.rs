@@ -12,6 +12,9 @@ use std::path::PathBuf;
 
 /// What to do with many databases.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  soakd fleet report */soak.db                      a table in the terminal
+  soakd fleet report */soak.db --out fleet.html     one self-contained page")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -26,11 +29,11 @@ Examples:
   soakd fleet report */soak.db --out fleet.html             one self-contained page
   soakd fleet report */soak.db --format json | jq '.hosts[] | select(.verdict == \"outside\") | .host'
 
-Of each database the newest run counts. Hosts that do the same work (back end, model, variant, streams,
-scenario) are compared in throughput, latency, drift, VRAM and uptime; the chance of even one false
+Of each database the newest run counts. Hosts that do the same work (back end, model, variant, streams, \
+scenario) are compared in throughput, latency, drift, VRAM and uptime; the chance of even one false \
 accusation on the page is held under 1 %.
 
-Exit codes: 0 all within and no crash, 1 a leak, a crash or a hang somewhere, 2 nothing could be read,
+Exit codes: 0 all within and no crash, 1 a leak, a crash or a hang somewhere, 2 nothing could be read, \
 3 otherwise.")]
     Report(Report),
 }

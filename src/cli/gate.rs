@@ -28,7 +28,7 @@ A file of gates is TOML:
   metric = \"token_p95_ms\"
   at_most = 50
 
-Without --gates the bounds are those of the configuration that the run was started with: a profile that ships and
+Without --gates the bounds are those of the configuration that the run was started with: a profile that ships and \
 your own under [gates.bounds]. Figures of soakd bench and soakd load come from the newest of each.
 
 Exit code: 0 all pass, 1 one fails, 2 could not start, 3 none fails but one is inconclusive or not measured.")]

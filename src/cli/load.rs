@@ -20,7 +20,7 @@ const LOAD_FACTORS: [f64; 3] = [0.5, 0.7, 0.9];
   soakd load --model synthetic:tiny --streams 1,2,4 --requests 8 --repetitions 2
   soakd load --rates 2,4,8 --format json | jq '.levels[] | select(.arrivals_per_s)'
 
-Closed loop: each stream begins its next request when it has ended one. Open loop: requests arrive at random at a given
+Closed loop: each stream begins its next request when it has ended one. Open loop: requests arrive at random at a given \
 mean rate and wait if no stream is free; latencies count from the arrival. Every measurement is stored when it is made:
 the same command goes on where it was cut short.
 

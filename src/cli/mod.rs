@@ -74,7 +74,17 @@ pub enum Format {
     name = "soakd",
     version,
     about = "Soak a GPU server for 48 hours, and know whether it leaks",
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = "Examples:
+  soakd run --duration 10m         a first look at this machine, with or without a GPU
+  soakd check && soakd drill       before a weekend: what would stop a run, and do the alarms ring?
+  soakd run                        48 hours; an unfinished run is gone on with
+  soakd status                     meanwhile
+  soakd report --out report.html   afterwards
+  soakd analyze rss.csv            a memory series of your own: does it leak?
+
+`soakd COMMAND --help` has examples of each. Exit codes: 0 passed, 1 failed (a leak, a crash, a hang, a wrong token, a \
+gate), 2 could not start (the message names file, line and remedy), 3 inconclusive."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -83,20 +93,48 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// What fires, what fired, and why a mail was sent or was not.
-    Alerts(alerts::Args),
-    /// Judge whether the memory in a CSV file drifts by more than the tolerance.
-    Analyze(analyze::Args),
-    /// Many databases, one page: who leaks, who crashed, who differs.
-    Fleet(fleet::Args),
+    /// Soak this machine: run the load, watch every byte, and say whether memory drifts.
+    Run(run::Args),
     /// Find everything that would stop a 48 h run, before it starts.
     Check(check::Args),
-    /// Did it get worse? Replicated runs, group against group.
-    Compare(compare::Args),
-    /// Write the documents from the database; every figure names its run.
-    Docs(docs::Args),
+    /// Break things on purpose, and show that the alarm rings.
+    Drill(drill::Args),
+    /// What a run found, as a page to send around.
+    Report(report::Args),
     /// Judge a run by gates: go or no-go.
     Gate(gate::Args),
+    /// Where the newest run stands.
+    Status(status::Args),
+    /// List the runs in the database.
+    Runs(runs::Args),
+    /// Ask the database with SQL.
+    Query(query::Args),
+    /// Did it get worse? Replicated runs, group against group.
+    Compare(compare::Args),
+    /// Judge whether the memory in a CSV file drifts by more than the tolerance.
+    Analyze(analyze::Args),
+    /// What fires, what fired, and why a mail was sent or was not.
+    Alerts(alerts::Args),
+    /// Send no mails about something for a while.
+    Silence(silence::Args),
+    /// List, check and test alert rules.
+    Rules(rules::Args),
+    /// Take mails from the outbox to the mail server, and watch the supervisor.
+    Mail(mail::Args),
+    /// Measure variants side by side: speed, memory, precision, and where the time goes.
+    Bench(bench::Args),
+    /// Measure concurrency: 1 to 16 streams, closed loop and Poisson arrivals.
+    Load(load::Args),
+    /// Write the documents from the database; every figure names its run.
+    Docs(docs::Args),
+    /// Write a synthetic model, look into a model file, or print logits.
+    Model(model::Args),
+    /// Many databases, one page: who leaks, who crashed, who differs.
+    Fleet(fleet::Args),
+    /// Print or serve the newest run's figures in OpenMetrics form.
+    Metrics(metrics::Args),
+    /// Mail that a systemd unit has failed (the units' OnFailure= hook).
+    UnitFailed(unit_failed::Args),
     /// What CUDA says of this machine.
     #[command(hide = true)]
     InternalDevices(internal_devices::Args),
@@ -115,37 +153,9 @@ enum Command {
     /// The child that keeps the user's own process under soak.
     #[command(hide = true)]
     InternalTarget(internal_target::Args),
-    /// Soak this machine: run the load, watch every byte, and say whether memory drifts.
-    Run(run::Args),
-    /// Where the newest run stands.
-    Status(status::Args),
-    /// Break things on purpose, and show that the alarm rings.
-    Drill(drill::Args),
-    /// Measure variants side by side: speed, memory, precision, and where the time goes.
-    Bench(bench::Args),
-    /// Measure concurrency: 1 to 16 streams, closed loop and Poisson arrivals.
-    Load(load::Args),
     /// The child of bench and load.
     #[command(hide = true)]
     InternalBench,
-    /// Write a synthetic model, look into a model file, or print logits.
-    Model(model::Args),
-    /// Take mails from the outbox to the mail server, and watch the supervisor.
-    Mail(mail::Args),
-    /// Print or serve the newest run's figures in OpenMetrics form.
-    Metrics(metrics::Args),
-    /// Ask the database with SQL.
-    Query(query::Args),
-    /// List, check and test alert rules.
-    Rules(rules::Args),
-    /// List the runs in the database.
-    Runs(runs::Args),
-    /// Send no mails about something for a while.
-    Silence(silence::Args),
-    /// What a run found, as a page to send around.
-    Report(report::Args),
-    /// Mail that a systemd unit has failed (the units' OnFailure= hook).
-    UnitFailed(unit_failed::Args),
     /// The version, as `--version` prints it.
     #[command(hide = true)]
     Version,
@@ -234,5 +244,38 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
             eprintln!("soakd: {error}");
             ExitCode::from(2)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::{Command, CommandFactory};
+
+    /// Calls `look` with each command that a user can see, its own first, and the words that call it.
+    fn each(command: &Command, words: &str, look: &mut impl FnMut(&Command, &str)) {
+        look(command, words);
+        for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help") {
+            each(inner, &format!("{words} {}", inner.get_name()), look);
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_teaches_with_examples_of_itself_that_fit_the_screen() {
+        let mut seen = 0;
+        each(&Cli::command(), "soakd", &mut |command, words| {
+            seen += 1;
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let mut lines = text.lines();
+            assert_eq!(lines.next(), Some("Examples:"), "{words}: its help ends without examples");
+            let examples: Vec<&str> = lines.take_while(|line| line.starts_with("  ")).collect();
+            assert!(!examples.is_empty(), "{words}: no example");
+            for example in examples {
+                assert!(example.chars().count() <= 100, "{words}: a terminal would break {example:?}");
+                let continues = example.starts_with("    ");
+                assert!(continues || example.trim().starts_with(words), "{words}: {example:?} is another command's");
+            }
+        });
+        assert!(seen > 30, "only {seen} commands");
     }
 }

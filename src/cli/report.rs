@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
   soakd report 3 --db soak.db --format json | jq '.series[] | {name, verdict, drift_bytes}'
   soakd report 3 --format html > run3.html
 
-Without --format, --out says it: .json is JSON, .txt is text, anything else HTML. The exit code is 0 when the report was
+Without --format, --out says it: .json is JSON, .txt is text, anything else HTML. The exit code is 0 when the report was \
 made, whatever it says; `soakd gate` is the command that judges.")]
 pub struct Args {
     /// Which run, as `soakd runs` numbers them; the newest if left out

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   soakd rules list
-  soakd rules check my-rules.toml            built-in rules and this file: SQL, templates, references
+  soakd rules check my-rules.toml            built-in rules and this file: SQL, templates, names
   soakd rules test                           the tests of the built-in rules
   soakd rules test my-rules.toml             runs my-rules.test.toml beside it
 
@@ -25,12 +25,23 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// The rules in force, one a line
+    #[command(after_help = "Examples:
+  soakd rules list                    the built-in rules, and those that soak.toml names
+  soakd rules list my-rules.toml      built-in rules and this file")]
     List(Files),
     /// Whether SQL, templates and references are sound
+    #[command(after_help = "Examples:
+  soakd rules check
+  soakd rules check my-rules.toml --no-builtin")]
     Check(Files),
     /// Run unit tests: rows over virtual time in, alerts expected out
+    #[command(after_help = "Examples:
+  soakd rules test                    the tests of the built-in rules
+  soakd rules test my-rules.toml      runs my-rules.test.toml beside it")]
     Test(Files),
     /// Print the built-in rules, to copy from
+    #[command(after_help = "Examples:
+  soakd rules show > my-rules.toml    a start for rules of your own")]
     Show,
 }
 

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 Ctrl-C ends a run with a verdict on what it saw; a second Ctrl-C ends at once, and the next start goes on.
 
-Exit code: 0 within tolerance and no crash, 1 a leak, a crash, a hang or a wrong token, 2 could not start,
+Exit code: 0 within tolerance and no crash, 1 a leak, a crash, a hang or a wrong token, 2 could not start, \
 3 inconclusive.")]
 pub struct Args {
     /// Configuration [default: ./soak.toml if it is there, else the embedded default]

@@ -49,6 +49,9 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Silences that last, or all of them
+    #[command(after_help = "Examples:
+  soakd silence list
+  soakd silence list --all            ended ones too")]
     List {
         /// Ended ones too
         #[arg(long)]
@@ -61,6 +64,8 @@ enum Action {
         format: Format,
     },
     /// End a silence now
+    #[command(after_help = "Examples:
+  soakd silence end 4                 its number is in `soakd silence list`")]
     End {
         /// Its number
         silence: i64,
