@@ -31,7 +31,8 @@ use std::time::Duration;
                                               start your own server, drive it, and measure its process tree
   soakd run --pid 4711                        watch a process that already runs
 
-Ctrl-C ends a run with a verdict on what it saw; a second Ctrl-C ends at once, and the next start goes on.
+Ctrl-C ends a run with a verdict on what it saw. A second Ctrl-C does not wait for it: a run without a verdict is gone on \
+with by the next start.
 
 Exit code: 0 within tolerance and no crash, 1 a leak, a crash, a hang or a wrong token, 2 could not start, \
 3 inconclusive.")]
