@@ -36,7 +36,8 @@ fn measure(db: &Path) {
         let ms = 1e3 / speed;
         raw.execute(
             "INSERT INTO bench_variant VALUES (1, ?1, 5, 2560, ?2, ?2 - 1.5, ?2 + 1.5, ?3, 0.2, ?3, ?3 * 1.1, ?3 * 1.2, ?3 * 1.1, ?3 * 1.1,
-               ?3 * 1.2, ?3 * 1.4, ?3 * 1.3, ?3 * 1.5, ?4, ?4, ?4 + 900000000, 52428800, 4.5, NULL, ?5, 41, 66, NULL, NULL, NULL, NULL, NULL)",
+               ?3 * 1.2, ?3 * 1.4, ?3 * 1.3, ?3 * 1.5, ?4, ?4, ?4 + 900000000, 52428800, 4.5, NULL, ?5, 41, 66, NULL, NULL, NULL, NULL, NULL,
+               'persistent (compute_90) 0badcafe')",
             rusqlite::params![variant, speed, ms, weights as i64, kl],
         )
         .expect("variant");
@@ -45,7 +46,7 @@ fn measure(db: &Path) {
     for (streams, speed, p95) in [(1, 96.0, 11.0), (4, 350.0, 12.9), (12, 890.0, 19.5)] {
         raw.execute(
             "INSERT INTO load_point VALUES (2, 'q4_k', 'closed', ?1, NULL, 0, 60.0, ?2 * 60, 100, 0, ?2, ?3 * 0.9, ?3, ?3 * 1.3,
-               180.0, 240.0, 300.0, 0.97, x'00', NULL)",
+               180.0, 240.0, 300.0, 0.97, x'00', NULL, 'persistent (compute_90) 0badcafe')",
             rusqlite::params![streams, speed, p95],
         )
         .expect("point");

@@ -62,6 +62,31 @@ fn every_table_and_view_that_is_named_exists() {
 }
 
 #[test]
+fn datasette_is_told_what_each_view_is_and_its_queries_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("soak.db");
+    drop(Store::open(&path, Mode::Write).expect("a database"));
+    let reader = Reader::open(&path).expect("readable");
+    let told: serde_json::Value = serde_json::from_str(include_str!("../docs/datasette.json")).expect("JSON");
+    let soak = &told["databases"]["soak"];
+    let described = soak["tables"].as_object().expect("views");
+    let views: Vec<&str> = reader.schema().keys().map(String::as_str).filter(|name| name.starts_with("v_")).collect();
+    assert_eq!(described.keys().map(String::as_str).collect::<Vec<_>>(), views, "left: docs/datasette.json");
+    for (view, said) in described {
+        let said = said["description"].as_str().unwrap_or_default();
+        assert!(said.len() > 20 && said.ends_with('.'), "{view}: {said:?}");
+        assert!(include_str!("../docs/database.md").contains(&format!("`{view}`")), "docs/database.md leaves {view} out");
+    }
+    let queries = soak["queries"].as_object().expect("queries");
+    assert_eq!(queries.len(), 5);
+    for (name, query) in queries {
+        let sql = query["sql"].as_str().expect("SQL");
+        let columns = reader.check(sql, &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(columns.len() >= 3, "{name}");
+    }
+}
+
+#[test]
 fn every_command_is_in_the_table_and_teaches_by_example() {
     for command in commands() {
         assert!(README.contains(&format!("| `soakd {command}` |")), "soakd {command} is not in the README's table");

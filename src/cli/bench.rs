@@ -1,12 +1,13 @@
 //! `soakd bench`: the variants side by side. Measuring happens in a child, statistics in `analysis`, words in `report`.
 
 pub(super) mod child;
+pub(super) mod heat;
 pub(super) mod record;
 
 use super::{CannotStart, Done, Format, Outcome};
 use crate::clock;
 use crate::model::bench::Expectation;
-use crate::model::measure::{BenchKind, BenchQuality, LongContext, VariantRow};
+use crate::model::measure::{BenchCell, BenchKind, BenchQuality, LongContext, VariantRow};
 use crate::report::bench as report;
 use crate::worker::bench::protocol::{Answer, BenchPlan, Order};
 use child::Child;
@@ -203,9 +204,10 @@ fn measure(args: &Args, book: &mut Book, place: &Place) -> Result<(), CannotStar
             steps,
         };
         let measured = child.measure(&decode(args.prompt_tokens, args.tokens)).map_err(failed)?;
+        let heat = heat::read(place);
         let with_long = child.measure(&decode(long, args.tokens.min(16))).map_err(failed)?;
         let named = Named { variant: variant.clone(), streams: args.streams, arrivals_per_s: None, sequence };
-        let mut cell = cell(named, at, &opened, &measured).ok_or_else(|| failed("nothing was timed".into()))?;
+        let mut cell = cell(named, at, &opened, &measured, &heat).ok_or_else(|| failed("nothing was timed".into()))?;
         let mut steps = with_long.token_us;
         steps.sort_unstable();
         cell.long_context = Some(LongContext {
@@ -282,6 +284,14 @@ fn measure_quality(args: &Args, book: &mut Book) -> Result<(), CannotStart> {
     Ok(())
 }
 
+/// What computed these cells: one, unless soakd or the driver changed between two parts of a resumed bench.
+fn kernels(cells: &[&BenchCell]) -> Option<String> {
+    let mut names: Vec<&str> = cells.iter().filter_map(|cell| cell.kernel.as_deref()).collect();
+    names.sort_unstable();
+    names.dedup();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
 /// Cells summed up, in the order of the variants asked for.
 fn rows(args: &Args, book: &Book, quality: &[BenchQuality]) -> Vec<VariantRow> {
     let row = |variant: &String| {
@@ -312,6 +322,12 @@ fn rows(args: &Args, book: &Book, quality: &[BenchQuality]) -> Vec<VariantRow> {
             attention_ms_per_1000_tokens: slope.map(|slope| slope * 1e3),
             attention_ms: slope.zip(short).map(|(slope, tokens)| slope * tokens),
             quality: quality.iter().find(|quality| quality.variant == *variant).cloned(),
+            temperature_celsius: cells
+                .first()
+                .and_then(|cell| cell.temperature_celsius)
+                .zip(cells.last().and_then(|cell| cell.temperature_celsius))
+                .map(|(first, last)| [first, last]),
+            kernel: kernels(&cells),
         })
     };
     args.variants.iter().filter_map(row).collect()

@@ -72,7 +72,13 @@ pub fn execute(args: &Args) -> Done {
     for (name, text) in &rendered {
         write(&args.out, name, text)?;
     }
-    println!("wrote {} documents into {}; start with {}", rendered.len(), args.out.display(), TEMPLATES[0].0);
+    let picture = docs::picture(&sources);
+    if let Some(svg) = &picture {
+        write(&args.out, docs::PICTURE, svg)?;
+    }
+    let pictures = if picture.is_some() { format!(" and {}", docs::PICTURE) } else { String::new() };
+    let (count, folder) = (rendered.len(), args.out.display());
+    println!("wrote {count} documents{pictures} into {folder}; start with {}", TEMPLATES[0].0);
     Ok(Outcome::Passed)
 }
 

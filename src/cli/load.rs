@@ -1,6 +1,7 @@
 //! `soakd load`: concurrency, closed loop and open loop. Measuring happens in a child, words in `report`.
 
 use super::bench::child::Child;
+use super::bench::heat::Heat;
 use super::bench::record::{Book, Named, Place, Progress, cell, median, merged_ms};
 use super::{CannotStart, Done, Format, Outcome};
 use crate::analysis::summary;
@@ -247,7 +248,8 @@ fn measure(args: &Args, book: &mut Book, place: &Place, levels: &[Level]) -> Res
         });
         let measured = child.measure(&order).map_err(failed)?;
         let named = Named { variant: args.variant.clone(), streams, arrivals_per_s, sequence };
-        let cell = cell(named, at, &opened, &measured).ok_or_else(|| failed("nothing was timed".into()))?;
+        let cell =
+            cell(named, at, &opened, &measured, &Heat::default()).ok_or_else(|| failed("nothing was timed".into()))?;
         let what = arrivals_per_s.map_or("closed loop".to_string(), |rate| format!("{rate} arrivals/s"));
         progress.step(&format!("{streams} streams, {what}: {:.1} tok/s", cell.tokens_per_s));
         let percentiles = |histogram: &Vec<u8>| {

@@ -127,6 +127,8 @@ pub struct ModelFacts {
     pub weight_bytes: u64,
     /// Tensor types and how many tensors have each, such as `Q4_K: 193, Q6_K: 33, F32: 65`.
     pub types: String,
+    /// What computes it: the CPU's instruction set, or the CUDA path and which PTX it is made of.
+    pub kernel: String,
 }
 
 /// Bytes that an engine knows it holds. Mapped weights on the CPU are the page cache's and are not counted.

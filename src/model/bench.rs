@@ -59,6 +59,10 @@ pub struct VariantFacts {
     pub perplexity: Option<f64>,
     /// Kullback-Leibler divergence of the logits from the unquantised weights', nats.
     pub kl_nats: Option<f64>,
+    /// The GPU after the first and the last repetition, degrees Celsius.
+    pub temperature_celsius: Option<[i64; 2]>,
+    /// What computed it.
+    pub kernel: Option<String>,
 }
 
 /// One point of a load test, its repetitions put together.
@@ -90,6 +94,8 @@ pub struct LoadFacts {
     pub fairness_ratio: Option<f64>,
     /// Requests that failed.
     pub errors: i64,
+    /// What computed it.
+    pub kernel: Option<String>,
 }
 
 /// What someone expects of a variant: data that users replace with their own.

@@ -46,6 +46,8 @@ pub struct NewBench {
     pub model: String,
     /// Host name.
     pub host: String,
+    /// The GPU's driver.
+    pub driver: Option<String>,
     /// Bytes a second that reading this memory gives.
     pub read_ceiling_bytes_per_s: Option<f64>,
     /// Bytes a second that copying gives, read + write.
@@ -81,6 +83,12 @@ pub struct BenchCell {
     pub held_host_bytes: u64,
     /// Device bytes it held.
     pub held_device_bytes: Option<u64>,
+    /// What computed it, if that is known.
+    pub kernel: Option<String>,
+    /// The GPU right after it.
+    pub temperature_celsius: Option<i64>,
+    /// Likewise.
+    pub sm_clock_mhz: Option<i64>,
     /// Latency of tokens, microseconds: HDR histogram, V2.
     pub token_histogram: Vec<u8>,
     /// Time to first token, likewise.
@@ -157,6 +165,10 @@ pub struct VariantRow {
     pub attention_ms: Option<f64>,
     /// Precision.
     pub quality: Option<BenchQuality>,
+    /// The GPU after the first and after the last repetition, degrees Celsius.
+    pub temperature_celsius: Option<[i64; 2]>,
+    /// What computed it, if that is known; several if it changed under way.
+    pub kernel: Option<String>,
 }
 
 /// A level of concurrency, summed up over its repetitions. Times are milliseconds.

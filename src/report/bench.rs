@@ -103,7 +103,8 @@ fn apart(row: &VariantRow, ceiling: Option<f64>) -> Option<(f64, f64, f64)> {
 pub fn variants_text(bench: &NewBench, rows: &[VariantRow], expectations: &[Expectation], streams: usize) -> String {
     let mut text = String::new();
     let ceiling = bench.read_ceiling_bytes_per_s;
-    let _ = writeln!(text, "{} on {} ({}), {streams} stream(s)", bench.model, bench.device, bench.backend);
+    let driver = bench.driver.as_ref().map_or(String::new(), |driver| format!(", driver {driver}"));
+    let _ = writeln!(text, "{} on {} ({}{driver}), {streams} stream(s)", bench.model, bench.device, bench.backend);
     if let Some(ceiling) = ceiling {
         let copy = bench.copy_bytes_per_s.map_or(String::new(), |copy| format!(", copying {:.1} GB/s", copy / 1e9));
         let _ = writeln!(text, "reading memory {:.1} GB/s{copy}, measured in this bench", ceiling / 1e9);
@@ -136,6 +137,7 @@ pub fn variants_text(bench: &NewBench, rows: &[VariantRow], expectations: &[Expe
         let confidence = 100.0 * row.tokens_per_s.confidence;
         let _ = writeln!(text, "tok/s: median of {} repetitions, with its {confidence:.0} % interval", row.repetitions);
     }
+    circumstances(&mut text, rows);
     roofline_text(&mut text, rows, ceiling);
     precision_text(&mut text, rows);
     expectations_text(&mut text, rows, expectations);
@@ -150,6 +152,20 @@ pub fn variants_text(bench: &NewBench, rows: &[VariantRow], expectations: &[Expe
         Err(why) => writeln!(text, "hybrid: not decided, {why}"),
     };
     text
+}
+
+/// What computed it, and how hot the card was.
+fn circumstances(text: &mut String, rows: &[VariantRow]) {
+    let mut kernels: Vec<&str> = rows.iter().filter_map(|row| row.kernel.as_deref()).collect();
+    kernels.sort_unstable();
+    kernels.dedup();
+    if !kernels.is_empty() {
+        let _ = writeln!(text, "computed by: {}", kernels.join(", "));
+    }
+    let ends = rows.iter().filter_map(|row| row.temperature_celsius);
+    if let Some([low, high]) = ends.reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]) {
+        let _ = writeln!(text, "the card: {low} degrees C after the first repetition, {high} after the last");
+    }
 }
 
 /// Where the time of a step goes, as bars: weights at the ceiling (#), attention (a), everything else (.).
@@ -245,7 +261,7 @@ pub fn variants_json(bench_id: i64, bench: &NewBench, rows: &[VariantRow], expec
                 "step_ms": { "mean": row.step_ms[0], "sd": row.step_ms[1], "p50": row.step_ms[2], "p95": row.step_ms[3], "p99": row.step_ms[4] },
                 "weight_bytes": row.weight_bytes, "weight_bytes_per_token": row.weight_bytes_per_token, "held_bytes": row.held_bytes,
                 "floor_ms": parts.map(|parts| parts.0), "attention_ms": row.attention_ms, "rest_ms": parts.map(|parts| parts.2),
-                "quality": quality,
+                "quality": quality, "kernel": row.kernel, "temperature_celsius": row.temperature_celsius,
             })
         })
         .collect();
@@ -258,7 +274,7 @@ pub fn variants_json(bench_id: i64, bench: &NewBench, rows: &[VariantRow], expec
         Err(why) => (None, why),
     };
     json!({
-        "bench": bench_id, "model": bench.model, "backend": bench.backend, "device": bench.device,
+        "bench": bench_id, "model": bench.model, "backend": bench.backend, "device": bench.device, "driver": bench.driver,
         "read_ceiling_bytes_per_s": bench.read_ceiling_bytes_per_s, "copy_bytes_per_s": bench.copy_bytes_per_s,
         "variants": rows_json, "decisions": decisions, "hybrid": { "feasible": feasible, "why": why },
         "expectations": expectations,
@@ -425,6 +441,8 @@ mod tests {
             attention_ms_per_1000_tokens: None,
             attention_ms: None,
             quality: Some(quality),
+            temperature_celsius: None,
+            kernel: Some("avx2".into()),
         }
     }
 
@@ -476,6 +494,7 @@ mod tests {
             context_tokens: 1024,
             model: "synthetic:22b".into(),
             host: "host".into(),
+            driver: Some("580.1".into()),
             read_ceiling_bytes_per_s: Some(3e12),
             copy_bytes_per_s: None,
         };

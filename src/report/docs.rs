@@ -2,8 +2,9 @@
 //! queries that give its figures again; what was not measured says so. Templates are files that users can replace.
 
 use super::gates::{self, METRICS};
+use super::roofline::Roofline;
 use super::scale::{bytes, moment};
-use super::{docs_tables as tables, text, words};
+use super::{docs_tables as tables, svg, text, words};
 use crate::model::bench::{BenchFacts, Expectation};
 use crate::model::facts::RunFacts;
 use crate::model::gate::GateResult;
@@ -53,6 +54,19 @@ templates![
     "PRODUCTION_READINESS_ASSESSMENT.md",
     "PHASE_REPORTS.md",
 ];
+
+/// The file beside the documents that [`picture`] makes.
+pub const PICTURE: &str = "ROOFLINE.svg";
+
+/// The roofline as SVG; `None` if no bench measured its ceiling.
+#[must_use]
+pub fn picture(sources: &Sources) -> Option<String> {
+    roofline(sources).map(|roofline| svg::document(&roofline.scene()))
+}
+
+fn roofline(sources: &Sources) -> Option<Roofline> {
+    Roofline::of(sources.bench.as_ref()?, sources.load.as_ref())
+}
 
 /// Why a document could not be written: its template is wrong. Names file and line.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +158,8 @@ fn values(sources: &Sources) -> Value {
         decision_matrix => tables::matrix(sources),
         hybrid => tables::hybrid(sources),
         load_table => tables::load(sources),
+        roofline_plot => roofline(sources).map_or_else(missing, |_| format!("![Roofline of decoding]({PICTURE})")),
+        roofline_chart => roofline(sources).map_or_else(missing, |roofline| roofline.text()),
         speed_chart => tables::speed_chart(sources),
         load_chart => tables::load_chart(sources),
         drift_chart => tables::drift_chart(run),

@@ -137,13 +137,31 @@ pub fn hardware(sources: &Sources) -> String {
         let device = bench.device.clone().unwrap_or_else(|| format!("no GPU ({})", bench.backend));
         let driver = bench.driver.as_ref().map_or_else(String::new, |d| format!(", driver {d}"));
         out.push(format!(
-            "- bench {}: {device}{driver}, on {}, {}",
+            "- bench {}: {device}{driver}, on {}, {}{}",
             bench.bench_id,
             bench.host,
-            moment(bench.started.seconds())
+            moment(bench.started.seconds()),
+            circumstances(bench)
         ));
     }
     if out.is_empty() { NOT_MEASURED.into() } else { out.join("\n") }
+}
+
+/// How hot it was, and what computed it.
+fn circumstances(bench: &BenchFacts) -> String {
+    let mut out = String::new();
+    let ends = bench.variants.iter().filter_map(|v| v.temperature_celsius);
+    if let Some([low, high]) = ends.reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]) {
+        out.push_str(&format!(", {low} °C after the first repetition and {high} after the last"));
+    }
+    let of_variants = bench.variants.iter().filter_map(|v| v.kernel.as_deref());
+    let mut kernels: Vec<&str> = of_variants.chain(bench.points.iter().filter_map(|p| p.kernel.as_deref())).collect();
+    kernels.sort_unstable();
+    kernels.dedup();
+    if !kernels.is_empty() {
+        out.push_str(&format!(", computed by {}", kernels.join(", ")));
+    }
+    out
 }
 
 fn source(bench: &BenchFacts, view: &str) -> String {

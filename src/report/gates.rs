@@ -478,6 +478,8 @@ mod tests {
             vram_bytes: None,
             perplexity: None,
             kl_nats: None,
+            temperature_celsius: None,
+            kernel: None,
         };
         let point = |arrivals: &str, streams, tokens_per_s| LoadFacts {
             variant: "q4_k".into(),
@@ -493,6 +495,7 @@ mod tests {
             first_token_p95_ms: None,
             fairness_ratio: None,
             errors: 0,
+            kernel: None,
         };
         BenchFacts {
             bench_id: 4,

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod page;
 pub mod plot;
 pub mod png;
+pub mod roofline;
 pub mod scale;
 pub mod scene;
 pub mod svg;

@@ -15,7 +15,8 @@ impl Writing<'_> {
         let facts = serde_json::json!({ "settings": bench.settings, "processor": bench.device }).to_string();
         self.execute(
             "INSERT INTO bench (kind, state, started_unix_ms, host, backend, device, model, seed, context_tokens, read_bytes_per_s,
-               copy_bytes_per_s, facts, soakd_version) VALUES (?1, 'running', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+               copy_bytes_per_s, facts, soakd_version, driver)
+             VALUES (?1, 'running', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             params![
                 bench.kind.as_str(),
                 bench.started.0,
@@ -29,6 +30,7 @@ impl Writing<'_> {
                 bench.copy_bytes_per_s,
                 facts,
                 env!("CARGO_PKG_VERSION"),
+                bench.driver,
             ],
         )?;
         Ok(self.last_row())
@@ -39,7 +41,8 @@ impl Writing<'_> {
         let long = cell.long_context;
         self.execute(
             "INSERT OR REPLACE INTO bench_repetition (bench_id, sequence, variant, unix_ms, tokens, tokens_per_s, histogram,
-               context_tokens, long_context_tokens, long_context_step_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+               context_tokens, long_context_tokens, long_context_step_us, kernel,
+               temperature_celsius, sm_clock_mhz) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             params![
                 bench_id,
                 cell.sequence,
@@ -51,6 +54,9 @@ impl Writing<'_> {
                 long.map(|long| long.short_tokens),
                 long.map(|long| long.long_tokens),
                 long.map(|long| long.step_us),
+                cell.kernel,
+                cell.temperature_celsius,
+                cell.sm_clock_mhz,
             ],
         )?;
         Ok(())
@@ -70,8 +76,9 @@ impl Writing<'_> {
             "INSERT OR REPLACE INTO bench_variant (bench_id, variant, repetitions, tokens, tokens_per_s, tokens_per_s_lo,
                tokens_per_s_hi, token_mean_ms, token_sd_ms, token_p50_ms, token_p95_ms, token_p99_ms, weight_bytes,
                weight_bytes_per_token, vram_bytes, host_bytes, bits_per_weight, kl_nats, kl_p95_nats, same_top_ratio,
-               quality_reference, quality_positions, attention_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)",
+               quality_reference, quality_positions, attention_ms, kernel, temperature_celsius_first,
+               temperature_celsius_last)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)",
             params![
                 bench_id,
                 row.variant,
@@ -96,6 +103,9 @@ impl Writing<'_> {
                 quality.map(|quality| &quality.reference),
                 quality.map(|quality| quality.positions as i64),
                 row.attention_ms,
+                row.kernel,
+                row.temperature_celsius.map(|ends| ends[0]),
+                row.temperature_celsius.map(|ends| ends[1]),
             ],
         )?;
         Ok(())
@@ -114,8 +124,8 @@ impl Writing<'_> {
         self.execute(
             "INSERT OR REPLACE INTO load_point (bench_id, variant, arrivals, streams, offered_requests_per_s, sequence, seconds,
                tokens, requests, errors, tokens_per_s, token_p50_ms, token_p95_ms, token_p99_ms, first_token_p50_ms,
-               first_token_p95_ms, first_token_p99_ms, fairness_ratio, histogram, first_token_histogram)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+               first_token_p95_ms, first_token_p99_ms, fairness_ratio, histogram, first_token_histogram, kernel)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
             params![
                 bench_id,
                 cell.variant,
@@ -136,6 +146,7 @@ impl Writing<'_> {
                 cell.fairness,
                 cell.token_histogram,
                 cell.first_token_histogram,
+                cell.kernel,
             ],
         )?;
         Ok(())
@@ -162,7 +173,7 @@ impl Store {
         self.connection
             .query_row(
                 "SELECT bench_id, started_unix_ms, backend, json_extract(facts, '$.processor'), model, host, seed, context_tokens,
-                   read_bytes_per_s, copy_bytes_per_s
+                   read_bytes_per_s, copy_bytes_per_s, driver
                  FROM bench WHERE state = 'running' AND kind = ?1 AND json_extract(facts, '$.settings') = ?2 AND host = ?3
                    AND soakd_version = ?4 ORDER BY bench_id DESC LIMIT 1",
                 params![kind.as_str(), settings, host, env!("CARGO_PKG_VERSION")],
@@ -179,6 +190,7 @@ impl Store {
                         context_tokens: row.get::<_, i64>(7)? as usize,
                         read_ceiling_bytes_per_s: row.get(8)?,
                         copy_bytes_per_s: row.get(9)?,
+                        driver: row.get(10)?,
                     };
                     Ok((row.get(0)?, bench))
                 },
@@ -252,6 +264,9 @@ fn repetition(row: &Row<'_>) -> rusqlite::Result<BenchCell> {
         weight_bytes_per_token: count(row, "weight_bytes_per_token")?,
         held_host_bytes: count(row, "host_bytes")?,
         held_device_bytes: row.get::<_, Option<i64>>("vram_bytes")?.map(|bytes| bytes as u64),
+        kernel: row.get("kernel")?,
+        temperature_celsius: row.get("temperature_celsius")?,
+        sm_clock_mhz: row.get("sm_clock_mhz")?,
         token_histogram: row.get("histogram")?,
         first_token_histogram: None,
         fairness: None,
@@ -274,6 +289,9 @@ fn load_point(row: &Row<'_>) -> rusqlite::Result<BenchCell> {
         weight_bytes_per_token: 0,
         held_host_bytes: 0,
         held_device_bytes: None,
+        kernel: row.get("kernel")?,
+        temperature_celsius: None,
+        sm_clock_mhz: None,
         token_histogram: row.get("histogram")?,
         first_token_histogram: row.get("first_token_histogram")?,
         fairness: row.get("fairness_ratio")?,

@@ -48,6 +48,11 @@ impl Store {
                 vram_bytes: row.get::<_, Option<i64>>("vram_bytes")?.map(|b| b as f64),
                 perplexity: row.get("perplexity")?,
                 kl_nats: row.get("kl_nats")?,
+                temperature_celsius: row
+                    .get::<_, Option<i64>>("temperature_celsius_first")?
+                    .zip(row.get("temperature_celsius_last")?)
+                    .map(|(first, last)| [first, last]),
+                kernel: row.get("kernel")?,
             })
         })
     }
@@ -70,6 +75,7 @@ impl Store {
                 first_token_p95_ms: row.get("first_token_p95_ms")?,
                 fairness_ratio: row.get("fairness_ratio")?,
                 errors: row.get("errors")?,
+                kernel: row.get("kernel")?,
             })
         })
     }

@@ -278,6 +278,7 @@ pub(crate) mod tests {
                 weight_bytes_per_token: 1,
                 weight_bytes: 1,
                 types: "F32: 1".into(),
+                kernel: "none".into(),
             };
             Scripted { facts, state: vec![0; slots], flip_bit_at_step: None, mute_slot: None, steps: 0 }
         }

@@ -2,6 +2,7 @@
 
 use super::super::CannotStart;
 use super::child::Child;
+use super::heat::{self, Heat};
 use crate::analysis::summary::{self, Summary};
 use crate::model::measure::{BenchCell, BenchKind, Estimate, NewBench};
 use crate::store::{Mode, Store};
@@ -62,6 +63,7 @@ impl Book {
             seed,
             context_tokens,
             host,
+            driver: heat::read(place).driver,
             read_ceiling_bytes_per_s: Some(read),
             copy_bytes_per_s: copy,
         };
@@ -109,6 +111,7 @@ pub(in crate::cli) fn cell(
     at: crate::model::time::UnixMillis,
     opened: &OpenedModel,
     measured: &Measured,
+    heat: &Heat,
 ) -> Option<BenchCell> {
     let Named { variant, streams, arrivals_per_s, sequence } = named;
     Some(BenchCell {
@@ -125,6 +128,9 @@ pub(in crate::cli) fn cell(
         weight_bytes_per_token: opened.weight_bytes_per_token,
         held_host_bytes: opened.held_host_bytes,
         held_device_bytes: opened.held_device_bytes,
+        kernel: Some(opened.kernel.clone()),
+        temperature_celsius: heat.temperature_celsius,
+        sm_clock_mhz: heat.sm_clock_mhz,
         token_histogram: recorded(&measured.token_us)?,
         first_token_histogram: recorded(&measured.first_token_us),
         fairness: summary::fairness(&measured.stream_tokens),

@@ -62,6 +62,7 @@ impl CpuEngine {
             weight_bytes_per_token: model.weight_bytes_per_token(),
             weight_bytes: model.weight_bytes(),
             types: model.types(),
+            kernel: isa::isa().name().to_owned(),
         };
         require_memory(model, options)?;
         let pass = Pass::new(model, options)?;

@@ -93,6 +93,19 @@ impl Path {
     }
 }
 
+/// A path by its name and a digest of its PTX: figures of two kernels are not mistaken for one another's.
+fn kernel_name(path: Path, compute: (i32, i32)) -> String {
+    let ptx = match path {
+        Path::Plain => Some(PLAIN_PTX),
+        Path::Persistent => step_ptx(compute),
+    };
+    // FNV-1a: a name for a text, the same on every machine and in every version of the compiler.
+    let digest = |text: &str| {
+        text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    };
+    format!("{} {:08x}", path.name(), ptx.map_or(0, digest))
+}
+
 /// What `soakd check` can say of a device without loading a model: which kernels it can run.
 pub fn fastest_path(device: &DeviceFacts) -> Result<Path, String> {
     match device.compute {
@@ -189,6 +202,7 @@ impl CudaEngine {
             weight_bytes_per_token: model.weight_bytes_per_token(),
             weight_bytes: model.weight_bytes(),
             types: model.types(),
+            kernel: kernel_name(path, device.facts().compute),
         };
         let choose = module.function("choose")?;
         let received = vec![Choice::default(); options.slots];

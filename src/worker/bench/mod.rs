@@ -100,6 +100,7 @@ impl Child {
             weight_bytes_per_token: facts.weight_bytes_per_token,
             held_host_bytes: held.host_bytes,
             held_device_bytes: held.device_bytes,
+            kernel: facts.kernel.clone(),
             took_us: clock::micros() - from,
         };
         self.engine = Some(engine);

@@ -100,6 +100,8 @@ pub struct OpenedModel {
     pub held_host_bytes: u64,
     /// Device bytes it holds; `None` on the CPU.
     pub held_device_bytes: Option<u64>,
+    /// What computes it.
+    pub kernel: String,
     /// How long opening took.
     pub took_us: i64,
 }

@@ -279,6 +279,7 @@ mod tests {
             weight_bytes_per_token: 1,
             weight_bytes: 1,
             types: String::new(),
+            kernel: "none".into(),
         };
         Slow { clock, facts }
     }
