@@ -75,7 +75,10 @@ fn datasette_is_told_what_each_view_is_and_its_queries_run() {
     for (view, said) in described {
         let said = said["description"].as_str().unwrap_or_default();
         assert!(said.len() > 20 && said.ends_with('.'), "{view}: {said:?}");
-        assert!(include_str!("../docs/database.md").contains(&format!("`{view}`")), "docs/database.md leaves {view} out");
+        assert!(
+            include_str!("../docs/database.md").contains(&format!("`{view}`")),
+            "docs/database.md leaves {view} out"
+        );
     }
     let queries = soak["queries"].as_object().expect("queries");
     assert_eq!(queries.len(), 5);

@@ -28,7 +28,7 @@ use std::time::Duration;
   soakd run --config /etc/soakd/soak.toml     as `systemctl start soakd` does it
   soakd run --fresh                           leave an unfinished run and begin a new one
   soakd run --load openai:http://127.0.0.1:8000/v1 -- vllm serve MODEL
-                                              start your own server, drive it, and measure its process tree
+                                              start your own server and drive it
   soakd run --pid 4711                        watch a process that already runs
 
 Ctrl-C ends a run with a verdict on what it saw. A second Ctrl-C does not wait for it: a run without a verdict is gone on \

@@ -205,7 +205,7 @@ impl Roofline {
         let edge = frame.left + frame.width;
         let label = |(y, spot): &(f64, &Spot)| {
             let ink = if spot.streams.is_some() { Ink::Second } else { Ink::Sample };
-            let (from, said) = (at(frame, spot), format!("{}  {}", spot.name, percent(self.share(spot))));
+            let (from, said) = (at(frame, spot), format!("{}: {}", spot.name, percent(self.share(spot))));
             let points = vec![(from.0 + 6.0, from.1), (edge + 4.0, *y - 4.0)];
             let leader = Draw::Line { points, ink: Ink::Grid, width: 1.0, dashed: false };
             [leader, text(edge + 8.0, *y, said, Anchor::Start, ink, 12.0)]
