@@ -304,6 +304,56 @@ fn a_damaged_database_is_refused_with_its_remedy_and_kept_as_it_is() {
     assert_eq!(std::fs::read(&path).expect("it is there"), bytes, "the original is kept");
 }
 
+/// The pretend CUDA driver, compiled into `folder` under the name that the real one is looked for.
+fn fake_cuda(folder: &std::path::Path) {
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-cuda/cuda.c");
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        let mut command = std::process::Command::new(&compiler);
+        command.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(folder.join(name)).arg(&source);
+        assert!(command.status().expect("a C compiler is installed").success(), "the pretend driver compiles");
+    }
+}
+
+#[test]
+fn whatever_the_cuda_driver_answers_the_worker_ends_and_says_what_it_was() {
+    // A code that no header knows, too: with a closed enum of results it would be undefined behaviour.
+    let answers = [
+        (40, 700, "CUDA error 700 (CUDA_ERROR_ILLEGAL_ADDRESS)"),
+        (90, 719, "CUDA error 719 (CUDA_ERROR_LAUNCH_FAILED)"),
+        (140, 214, "CUDA error 214 (CUDA_ERROR_ECC_UNCORRECTABLE)"),
+        (60, 46, "CUDA error 46 (CUDA_ERROR_DEVICE_UNAVAILABLE)"),
+        (60, 9999, "CUDA error 9999 (unknown)"),
+        (0, 100, "CUDA error 100 (CUDA_ERROR_NO_DEVICE)"),
+        (0, -7, "CUDA error -7 (unknown)"),
+    ];
+    let mut soak = Soak::under(&["--backend", "cuda"], |folder| {
+        fake_cuda(folder);
+        let orders = folder.join("orders");
+        std::fs::create_dir(&orders).expect("made");
+        for (n, (after, code, _)) in answers.iter().enumerate() {
+            std::fs::write(orders.join((n + 1).to_string()), format!("{after} {code}")).expect("written");
+        }
+        vec![("LD_LIBRARY_PATH", folder.to_path_buf()), ("FAKE_CUDA", orders)]
+    });
+    let lives = answers.len() + 1;
+    soak.until(&format!(
+        "SELECT count(*) > 2 FROM work_sample JOIN process USING (process_id) WHERE incarnation = {lives}"
+    ));
+    assert_eq!(soak.interrupt(), 1, "{}", soak.said());
+    for (n, (_, code, words)) in answers.iter().enumerate() {
+        let row = format!(
+            "SELECT count(*) FROM process WHERE role = 'worker' AND incarnation = {} AND exit_code = 1 AND exit_signal IS NULL
+               AND end_reason IN ('crash', 'refused') AND stderr_tail LIKE '%{words}%'",
+            n + 1
+        );
+        assert_eq!(soak.number(&row), 1, "{code} in the last words of life {}: {}", n + 1, soak.said());
+        let event = format!("SELECT count(*) FROM event WHERE kind = 'worker_crash' AND summary LIKE '%{words}%'");
+        assert_eq!(soak.number(&event), 1, "{code}");
+    }
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'supervisor'"), 1);
+}
+
 /// Mounts that only root can make; said on stderr where it cannot, for a test that does less must not look the same.
 fn mounted(folder: &std::path::Path, options: &str) -> bool {
     let done =

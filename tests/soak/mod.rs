@@ -1,7 +1,7 @@
 //! A `soakd run` of one's own, in a folder of its own, with limits short enough to see them reached.
 
 use rusqlite::{Connection, OpenFlags};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,7 @@ hang_after = "5s"
 pub struct Soak {
     folder: tempfile::TempDir,
     process: Child,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Soak {
@@ -69,13 +70,23 @@ impl Soak {
         let hurry = "[run]\nsample_interval = \"200ms\"\nlook_every = \"1s\"";
         let config = if flags.contains(&"--pace") { config.replacen("[run]", hurry, 1) } else { config.to_owned() };
         std::fs::write(folder.path().join("soak.toml"), config).expect("written");
-        let process = spawn(folder.path(), flags);
-        Soak { folder, process }
+        let process = spawn(folder.path(), flags, &[]);
+        Soak { folder, process, environment: Vec::new() }
+    }
+
+    /// The same with variables in its environment, which `prepare` gives.
+    #[allow(dead_code)] // not every test binary needs it
+    pub fn under(flags: &[&str], prepare: impl FnOnce(&Path) -> Vec<(&'static str, PathBuf)>) -> Soak {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("soak.toml"), CONFIG.replace("limit = 3", "limit = 9")).expect("written");
+        let environment = prepare(folder.path());
+        let process = spawn(folder.path(), flags, &environment);
+        Soak { folder, process, environment }
     }
 
     /// Starts it again on the same database.
     pub fn again(&mut self, flags: &[&str]) {
-        self.process = spawn(self.folder.path(), flags);
+        self.process = spawn(self.folder.path(), flags, &self.environment);
     }
 
     /// Another one on the same database while this one goes on: exit code and what it said.
@@ -178,11 +189,12 @@ fn binary() -> std::ffi::OsString {
     std::env::var_os("SOAKD_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_soakd").into())
 }
 
-fn spawn(folder: &Path, flags: &[&str]) -> Child {
+fn spawn(folder: &Path, flags: &[&str], environment: &[(&str, PathBuf)]) -> Child {
     let file = |name| std::fs::File::create(folder.join(name)).expect("a file");
     Command::new(binary())
         .arg("run")
         .args(flags)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir(folder)
         .env_remove("JOURNAL_STREAM")
         .stdin(Stdio::null())
