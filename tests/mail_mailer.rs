@@ -365,7 +365,7 @@ fn a_supervised_mailer_ends_after_its_supervisor_and_not_before_the_last_mail() 
     let at = now();
     let due = Some(UnixMillis(at.0 + 600_000));
     bench.store.record(|to| to.heartbeat("supervisor", at, Some(run_id), due)).expect("beats");
-    let mut mailer = bench.start(&["--supervised"]);
+    let mut mailer = bench.start(&["--supervised", &std::process::id().to_string()]);
     bench.wait_for("the mailer", |b| b.store.heartbeat_of("mailer").expect("reads").is_some());
     let last = mail("last", "default", None);
     bench
@@ -382,6 +382,19 @@ fn a_supervised_mailer_ends_after_its_supervisor_and_not_before_the_last_mail() 
     });
     assert_eq!(status.and_then(|s| s.code()), Some(0), "{}", bench.log());
     assert_eq!(bench.eml().len(), 1, "the last mail went out first");
+}
+
+#[test]
+fn a_supervised_mailer_whose_supervisor_was_dead_before_it_looked_ends_too() {
+    let bench = Bench::new("[mail]\ntransport = \"folder\"\n", now());
+    // Its parent is this test and not the supervisor: as for one that was adopted in its first milliseconds.
+    let mut mailer = bench.start(&["--supervised", "4194305"]);
+    let mut status = None;
+    bench.wait_for("the mailer's end", |_| {
+        status = mailer.0.try_wait().expect("waits");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|s| s.code()), Some(0), "{}", bench.log());
 }
 
 #[test]

@@ -354,6 +354,94 @@ fn whatever_the_cuda_driver_answers_the_worker_ends_and_says_what_it_was() {
     assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'supervisor'"), 1);
 }
 
+/// A soak on a host that does as it is told; its orders come in a file.
+fn on_a_pretend_host() -> Soak {
+    Soak::under(&[], |folder| {
+        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-host/host.c");
+        let library = folder.join("host.so");
+        let mut command = std::process::Command::new(compiler);
+        command.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(&library).arg(source).arg("-ldl");
+        assert!(command.status().expect("a C compiler is installed").success(), "the pretend host compiles");
+        vec![("LD_PRELOAD", library), ("FAKE_HOST", folder.join("orders"))]
+    })
+}
+
+/// Renamed into place, so that no half-written file is read.
+fn order(soak: &Soak, orders: &str) {
+    let (new, path) = (soak.folder().join("orders.new"), soak.folder().join("orders"));
+    std::fs::write(&new, orders).expect("written");
+    std::fs::rename(new, path).expect("renamed");
+}
+
+#[test]
+fn a_file_system_that_turns_read_only_full_or_bad_in_mid_run_stops_no_soak_and_loses_no_event() {
+    let mut soak = on_a_pretend_host();
+    soak.until("SELECT count(*) > 3 FROM work_sample");
+    for (n, (code, what)) in [(30, "EROFS"), (28, "ENOSPC"), (5, "EIO")].into_iter().enumerate() {
+        order(&soak, &format!("disk {code}\n"));
+        soak.wait_for(what, || soak.said().matches(" ERROR ").count() > n);
+        // An event in the middle of it: it must wait for the disk, and be counted once.
+        soak.kill(soak.pid("worker"), nix::libc::SIGKILL);
+        soak.wait_for("the crash", || soak.said().matches("ended by signal 9").count() > n);
+        order(&soak, "");
+        soak.until(&format!("SELECT count(*) = {} FROM event WHERE kind = 'disk_recovered'", n + 1));
+        soak.until(&format!("SELECT count(*) = {} FROM event WHERE kind = 'worker_crash'", n + 1));
+        soak.until(&format!(
+            "SELECT count(*) > 2 FROM work_sample JOIN process USING (process_id) WHERE incarnation = {}",
+            n + 2
+        ));
+        assert_eq!(soak.text("PRAGMA integrity_check"), "ok", "{what}");
+    }
+    assert_eq!(soak.interrupt(), 1, "the crashes fail it, the disk does not: {}", soak.said());
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'supervisor'"), 1, "it watched throughout");
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE ended_unix_ms IS NULL"), 0);
+    let holes = "SELECT count(*) FROM (SELECT unix_ms AS until, unix_ms - lag(unix_ms) OVER (ORDER BY unix_ms) AS hole_ms FROM host_sample)
+         WHERE hole_ms > 15000 AND NOT EXISTS (SELECT 1 FROM gap WHERE from_unix_ms <= until AND to_unix_ms >= until - hole_ms)";
+    assert_eq!(soak.number(holes), 0, "what was shed is a gap");
+}
+
+#[test]
+fn a_run_that_ends_on_a_dead_disk_says_that_its_verdict_is_not_written() {
+    let mut soak = on_a_pretend_host();
+    soak.until("SELECT count(*) > 3 FROM work_sample");
+    order(&soak, "disk 30\n");
+    soak.wait_for("the failure", || soak.said().contains(" ERROR "));
+    let code = soak.interrupt();
+    assert!(soak.said().contains("The verdict could not be written to the database"), "{code}: {}", soak.said());
+    assert_ne!(code, 0, "nobody can look it up: {}", soak.said());
+}
+
+#[test]
+fn a_clock_that_steps_and_a_host_that_sleeps_are_told_and_are_no_uptime() {
+    let mut soak = on_a_pretend_host();
+    soak.until("SELECT count(*) > 3 FROM work_sample");
+    let steps = |n: i64| format!("SELECT count(*) = {n} FROM event WHERE kind = 'clock_step'");
+    order(&soak, "wall 3600\n");
+    soak.until(&steps(1));
+    order(&soak, "wall -3600\n");
+    soak.until(&steps(2));
+    order(&soak, "wall 0\n");
+    soak.until(&steps(3));
+    order(&soak, "slept 1200\n");
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'suspend'");
+    let before = soak.number("SELECT count(*) FROM work_sample");
+    soak.until(&format!("SELECT count(*) > {before} + 2 FROM work_sample"));
+    let code = soak.interrupt();
+    assert!([0, 3].contains(&code), "a clock is no failure: {code}: {}", soak.said());
+    assert_eq!(
+        soak.number("SELECT count(*) FROM gap WHERE reason = 'suspend' AND to_unix_ms - from_unix_ms > 1190000"),
+        1
+    );
+    assert_eq!(
+        soak.number("SELECT count(*) FROM event WHERE kind IN ('worker_hang', 'worker_crash', 'probe_hang')"),
+        0
+    );
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'worker'"), 1, "and nobody is taken for hung");
+    let watched = soak.said();
+    assert!(!watched.contains(" h watched"), "neither the hour nor the sleep is uptime: {watched}");
+}
+
 /// Mounts that only root can make; said on stderr where it cannot, for a test that does less must not look the same.
 fn mounted(folder: &std::path::Path, options: &str) -> bool {
     let done =

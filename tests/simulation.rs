@@ -125,6 +125,32 @@ fn two_clean_days_are_not_called_a_leak() {
     }
 }
 
+/// Set in the process that runs two days alone, so that its memory is the supervisor's and of no other test.
+const ALONE: &str = "SOAKD_SIMULATION_ALONE";
+/// Growth of the supervisor from half a day to two, bytes: a tenth of what a run tolerates. What is seen is three megabytes, the
+/// page caches of SQLite (which fill to a bound of their own) and the peaks of looks at more and more hypotheses.
+const GROWN_MAX: i64 = 5_000_000;
+
+#[test]
+fn the_supervisor_does_not_grow_in_two_days() {
+    if std::env::var_os(ALONE).is_some() {
+        let mut world = World::new(1, Duration::from_secs(48 * 3_600), Faults::NONE, Memory::Flat);
+        return world.run_watched(|hour| println!("hour {hour}: {}", anonymous_bytes()));
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this test"));
+    child.args(["--exact", "the_supervisor_does_not_grow_in_two_days", "--nocapture"]);
+    let output = child.env(ALONE, "1").output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let held = |hour: &str| -> i64 {
+        let line = said.lines().find_map(|line| line.strip_prefix(hour)).unwrap_or_else(|| panic!("{hour}: {said}"));
+        line.trim().parse().expect("bytes")
+    };
+    let [half_a_day, a_day, two] = ["hour 12:", "hour 24:", "hour 47:"].map(held);
+    println!("RssAnon of the supervisor at hours 12, 24 and 47 of 48: {half_a_day}, {a_day}, {two} bytes");
+    assert!(two - half_a_day < GROWN_MAX, "it grew by {} bytes", two - half_a_day);
+}
+
 #[test]
 fn two_leaking_days_are_not_called_clean() {
     for seed in seeds(1) {

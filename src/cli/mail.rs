@@ -41,9 +41,9 @@ pub struct Args {
     /// First put what was set aside as undeliverable back into the queue
     #[arg(long)]
     requeue: bool,
-    /// Started by `soakd run`: end by itself when that one has ended and the queue is empty
-    #[arg(long, hide = true, conflicts_with = "once")]
-    supervised: bool,
+    /// Started by `soakd run`, the process PID: end by itself when that one has ended and the queue is empty
+    #[arg(long, hide = true, value_name = "PID", conflicts_with = "once")]
+    supervised: Option<i32>,
     /// How to say it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -62,8 +62,8 @@ pub fn execute(args: &Args) -> Done {
     let database = args.db.clone().unwrap_or_else(|| config.run.database.clone());
     let mode = match (args.once, args.supervised) {
         (true, _) => tour::Mode::Once,
-        (false, true) => tour::Mode::Supervised,
-        (false, false) => tour::Mode::Daemon,
+        (false, Some(supervisor)) => tour::Mode::Supervised { supervisor },
+        (false, None) => tour::Mode::Daemon,
     };
     runtime.block_on(tour::run(&config, &database, mode, args.requeue, args.format))
 }

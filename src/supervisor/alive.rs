@@ -101,7 +101,8 @@ impl Alive {
                 .arg("--bytes-per-second")
                 .arg(self.facts.canary_bytes_per_second.to_string()),
             _ => {
-                command.arg("mail").arg("--supervised").arg("--db").arg(&self.facts.database);
+                let ours = std::process::id().to_string();
+                command.arg("mail").arg("--supervised").arg(ours).arg("--db").arg(&self.facts.database);
                 if let Some(config) = &self.facts.config {
                     command.arg("--config").arg(config);
                 }

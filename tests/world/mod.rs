@@ -204,12 +204,22 @@ impl World {
     }
 
     pub fn run_to_its_end(&mut self) {
+        self.run_watched(|_| {});
+    }
+
+    /// The same, and `each_hour` is told of every hour that is over.
+    pub fn run_watched(&mut self, mut each_hour: impl FnMut(i64)) {
         self.begin();
+        let (began, mut hours) = (self.now.mono.0, 0);
         // Ten times the duration: a run that does not end is a failure and not a test that hangs.
         let give_up = self.now.mono.0 + 10 * self.config.run.duration.as_millis() as i64 + 10 * 3_600_000;
         while !self.over {
             assert!(self.now.mono.0 < give_up, "seed {}: the run does not end", self.seed);
             self.second();
+            if (self.now.mono.0 - began) / 3_600_000 > hours {
+                hours += 1;
+                each_hour(hours);
+            }
         }
         self.core = None;
     }

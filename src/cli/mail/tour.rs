@@ -38,7 +38,11 @@ pub(super) enum Mode {
     /// Until told to stop.
     Daemon,
     /// Until the supervisor has ended and the queue is empty.
-    Supervised,
+    Supervised {
+        /// Its process. Not asked of the kernel: it may be dead before we could ask, and we would wait for ever for the death
+        /// of whoever adopted us.
+        supervisor: i32,
+    },
 }
 
 type Post = Courier<AnyCarrier, fn() -> UnixMillis>;
@@ -59,8 +63,7 @@ pub(super) async fn run(config: &Config, database: &Path, mode: Mode, requeue: b
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
     say(&format!("soakd mail: {} → {}", database.display(), setup::destination(&config.mail)));
-    let parent = nix::unistd::getppid().as_raw();
-    let daemon = Daemon { config, database, routes, mode, parent, stop: Arc::clone(&stop) };
+    let daemon = Daemon { config, database, routes, mode, stop: Arc::clone(&stop) };
     tokio::select! {
         done = daemon.run(&mut courier, requeue) => done,
         () = told_to_stop(&stop) => Ok(Outcome::Passed),
@@ -110,7 +113,6 @@ struct Daemon<'a> {
     database: &'a Path,
     routes: Routes,
     mode: Mode,
-    parent: i32,
     stop: Arc<AtomicBool>,
 }
 
@@ -143,7 +145,7 @@ impl Daemon<'_> {
                 Err((true, error)) => return Err(CannotStart(error)),
                 Err((false, error)) => trouble.say(&error),
             }
-            if self.mode == Mode::Supervised && self.is_orphan() {
+            if self.is_orphan() {
                 return Ok(None);
             }
             tokio::time::sleep(LOOK).await;
@@ -209,9 +211,9 @@ impl Daemon<'_> {
 
     /// Whether a supervised mailer has nothing more to do. One that systemd runs never ends by itself.
     fn is_done(&self, watch: Option<&Watch>, next: Option<UnixMillis>, ended: &mut Option<Now>, now: Now) -> bool {
-        let (Mode::Supervised, Some(watch)) = (self.mode, watch) else { return false };
+        let (Mode::Supervised { supervisor }, Some(watch)) = (self.mode, watch) else { return false };
         let Some(pulse) = watch.pulse() else { return self.is_orphan() && next.is_none() };
-        let ours = pulse.pid == i64::from(self.parent);
+        let ours = pulse.pid == i64::from(supervisor);
         let over = (ours && pulse.expects.is_none()) || (self.is_orphan() && (!ours || watch.is_lost()));
         if !over {
             *ended = None;
@@ -232,7 +234,7 @@ impl Daemon<'_> {
     }
 
     fn is_orphan(&self) -> bool {
-        nix::unistd::getppid().as_raw() != self.parent
+        matches!(self.mode, Mode::Supervised { supervisor } if nix::unistd::getppid().as_raw() != supervisor)
     }
 }
 
@@ -313,7 +315,7 @@ fn stop_flag(mode: Mode) -> std::io::Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGTERM, Arc::clone(&stop))?;
-    let on_interrupt = if mode == Mode::Supervised { Arc::default() } else { Arc::clone(&stop) };
+    let on_interrupt = if matches!(mode, Mode::Supervised { .. }) { Arc::default() } else { Arc::clone(&stop) };
     signal_hook::flag::register(SIGINT, on_interrupt)?;
     Ok(stop)
 }
