@@ -264,6 +264,7 @@ fn failure(what: &str, error: &NvmlError) -> GpuFailure {
     let lost = matches!(error, NvmlError::GpuLost | NvmlError::ResetRequired);
     let (code, meaning) = match error {
         NvmlError::UnexpectedVariant(code) => (*code, format!("{what}: unknown code {code}")),
+        NvmlError::GpuLost => (code(error), "it has fallen off the bus, or cannot be reached any more".to_owned()),
         other => (code(other), format!("{what}: {other}")),
     };
     GpuFailure { what: what.to_owned(), code, meaning, lost }

@@ -142,7 +142,7 @@ fn evidence(rule: &Rule, templates: &Templates, row: &Row) -> Vec<Evidence> {
     let figures = rule.evidence.iter().map(|figure| Evidence {
         what: templates.render(&figure.what, row),
         value: templates.render(&figure.value, row),
-        interval: figure.interval.as_ref().map(|text| templates.render(text, row)),
+        interval: figure.interval.as_ref().map(|text| templates.render(text, row)).filter(|text| !text.is_empty()),
     });
     figures.collect()
 }
