@@ -53,8 +53,10 @@ pub const MB: f64 = 1e6;
 /// Hours in a trace.
 pub const HOURS: f64 = 48.0;
 
-/// What is no leak. The first [`TUNED`] were at hand while the detector was tuned; the rest were held out.
-pub const NUISANCES: [&str; 22] = [
+/// What is no leak. The first [`TUNED`] were at hand while the detector was tuned; the rest were held out, and what is claimed of
+/// the detector outside its model is claimed of them. Those from `one_over_f` to `mix_of_4` were held out once, showed what was
+/// wrong, and are no test of that any more.
+pub const NUISANCES: [&str; 32] = [
     "quiet",
     "long_memory",
     "sawtooth",
@@ -69,7 +71,6 @@ pub const NUISANCES: [&str; 22] = [
     "coarse_counter",
     "mix_of_2",
     "mix_of_3",
-    // held out
     "one_over_f",
     "jittered_gc",
     "office_hours",
@@ -78,9 +79,20 @@ pub const NUISANCES: [&str; 22] = [
     "restarts_saw",
     "warm_day_saw",
     "mix_of_4",
+    "late_warm_up",
+    "flattening",
+    "weekdays",
+    "follows_load",
+    // held out
+    "batch_nights",
+    "heavy_tails",
+    "slow_wander",
+    "doublings",
+    "reclaims",
+    "mix_of_5",
 ];
 /// How many of [`NUISANCES`] were used for tuning.
-pub const TUNED: usize = 14;
+pub const TUNED: usize = 26;
 /// Those of [`NUISANCES`] that mixtures are made of: from `long_memory` to `coarse_counter`.
 const PARTS: (u64, u64) = (1, 11);
 
@@ -234,6 +246,86 @@ fn disturb(name: &str, d: &mut Draft, rng: &mut Rng) {
             let (a, b) = (rng.range(30.0, 150.0), rng.log_range(1.0, 3.0));
             add_warm(d, a, b);
         }
+        "late_warm_up" => {
+            let (at, amp, tau_h) = (rng.range(1.0, 30.0), rng.range(30.0, 120.0), rng.log_range(0.3, 2.5));
+            add(d, |t| amp * (1.0 - (-(t - at).max(0.0) / tau_h).exp()));
+        }
+        "flattening" => {
+            // A stretched exponential: quick at first, and slower and slower. Less than 5 MB of it is left after a day.
+            let (stretch, amp) = (rng.range(0.45, 0.8), rng.range(50.0, 250.0));
+            let left = (amp / 5.0).ln().powf(1.0 / stretch);
+            let tau_h = rng.log_range(0.05, 1.0) * 24.0 / left;
+            add(d, |t| amp * (1.0 - (-(t / tau_h).powf(stretch)).exp()));
+        }
+        "weekdays" => {
+            let (amp, phase, day) = (rng.range(5.0, 35.0), rng.range(0.0, 24.0), rng.whole(0, 6));
+            let quiet = rng.range(0.1, 0.5);
+            add(d, |t| {
+                let weekday = (day + ((t + phase) / 24.0) as u64) % 7;
+                let wave = 0.5 - 0.5 * (std::f64::consts::TAU * ((t + phase) - 3.0) / 24.0).cos();
+                2.0 * amp * wave * if weekday >= 5 { quiet } else { 1.0 }
+            });
+        }
+        "follows_load" => {
+            let (amp, tau_h) = (rng.range(5.0, 60.0), rng.log_range(0.05, 1.0));
+            let (mut load, mut until, mut held) = (0.0, 0.0, 0.0);
+            let dt = d.t[1] - d.t[0];
+            for (v, t) in d.y.iter_mut().zip(&d.t) {
+                if *t >= until {
+                    load = rng.range(0.0, 1.0);
+                    until = t + rng.range(1.0, 8.0);
+                }
+                held += (load - held) * (1.0 - (-dt / tau_h).exp());
+                *v += amp * held;
+            }
+        }
+        "batch_nights" => {
+            // A job of some hours each night, whose memory grows while it works and is given back when it ends.
+            let (amp, at, long) = (rng.range(20.0, 200.0), rng.range(0.0, 24.0), rng.range(1.0, 5.0));
+            add(d, |t| {
+                let since = (t - at).rem_euclid(24.0);
+                if since < long { amp * (0.3 + 0.7 * since / long) } else { 0.0 }
+            });
+        }
+        "heavy_tails" => {
+            // A wandering level whose leaps have no usual size (Student's t with two degrees of freedom), drawn back to its middle.
+            let (size, tau_h) = (rng.range(0.5, 3.0), rng.log_range(0.3, 3.0));
+            let (mut x, mut until) = (0.0, 0.0);
+            let keep = (-(d.t[1] - d.t[0]) / tau_h).exp();
+            for (v, t) in d.y.iter_mut().zip(&d.t) {
+                x *= keep;
+                if *t >= until {
+                    until = t + 0.1;
+                    let chi = rng.normal().powi(2) + rng.normal().powi(2);
+                    x += (size * rng.normal() / (chi / 2.0).sqrt().max(1e-3)).clamp(-80.0, 80.0);
+                }
+                *v += x;
+            }
+        }
+        "slow_wander" => add_ou(d, rng.range(3.0, 12.0), rng.log_range(5.0, 15.0), rng),
+        "doublings" => {
+            // A buffer that doubles when it is full: each step as large as all before, at twice the time of the last, and then it is large enough.
+            let (first, mut size) = (rng.log_range(0.05, 0.5), rng.range(2.0, 8.0));
+            let mut at = first;
+            for _ in 0..rng.whole(3, 6) {
+                let (from, step) = (at, size);
+                add(d, |t| if t >= from { step } else { 0.0 });
+                (at, size) = (2.0 * at, 2.0 * size);
+            }
+        }
+        "reclaims" => {
+            // What the kernel lets grow for hours and takes back at once, at no fixed time.
+            let (rate, mut held) = (rng.range(3.0, 20.0), 0.0);
+            let (dt, mut until) = (d.t[1] - d.t[0], rng.range(1.0, 6.0));
+            for (v, t) in d.y.iter_mut().zip(&d.t) {
+                if *t >= until {
+                    until = t + rng.range(2.0, 8.0);
+                    held = 0.0;
+                }
+                held += rate * dt;
+                *v += held;
+            }
+        }
         "telegraph" => {
             let (mut on, mut until, size, mean) = (0.0, 0.0, rng.range(10.0, 120.0), rng.range(1.0, 8.0));
             for (v, t) in d.y.iter_mut().zip(&d.t) {
@@ -254,6 +346,7 @@ fn parts(kind: usize, rng: &mut Rng) -> Vec<&'static str> {
         "mix_of_2" => 2,
         "mix_of_3" => 3,
         "mix_of_4" => 4,
+        "mix_of_5" => 5,
         "restarts_saw" => return vec!["restarts", "sawtooth"],
         "warm_day_saw" => return vec!["warm_up", "day_cycle", "sawtooth"],
         one => return vec![one],

@@ -38,6 +38,8 @@ fn main() {
     let mut outcomes = Vec::new();
     let mut seconds = 0.0;
     for kind in kinds.clone() {
+        // A table that takes minutes says that it is coming.
+        eprintln!("{} ({} of {})", NUISANCES[kind], kind + 1 - kinds.start, kinds.len());
         for class in 0..3 {
             for i in 0..each {
                 outcomes.push(run(seed, i + 1000 * kind as u64, class, kind, &mut seconds));

@@ -35,10 +35,26 @@ const SHOWN: f64 = 0.4;
 const SHOWN_LATELY: f64 = 0.35;
 /// ... where it set in during the run: a late warm-up looks like a late leak until it bends.
 const SHOWN_LATE_ONSET: f64 = 0.6;
+/// ... and its last quarter then.
+const SHOWN_LAST: f64 = 0.3;
+/// So much more than claimed is growth of another kind, ...
+const SURGE: f64 = 2.2;
+/// ... where there is so much more of it lately than over the whole time.
+const SURGE_OVER_ALL: f64 = 1.4;
+/// A leak younger than this must have taken the tolerance itself: the first hours of a start bend in ways of their own.
+const YOUNG_H: f64 = 3.0;
+/// Time constants of late warm-ups, hours.
+const BENDS_H: [f64; 6] = [0.3, 0.6, 1.0, 1.6, 2.4, 3.4];
+/// Hours before the onset that show the level it rose from.
+const BEFORE_H: f64 = 5.0;
+/// Blocks in a row that say the same.
+const ALIKE: f64 = 4.0;
+/// By how much a straight line must be likelier than any bend (twice the logarithm).
+const STRAIGHT: f64 = 4.0;
 /// Growth that set in with or after the latest restart is its warm-up until it has gone on for so long, hours.
 const AFTER_RESTART_H: f64 = 6.0;
-/// A day: what a day cycle needs to be told from growth.
-const DAY_KNOWN_H: f64 = 24.0;
+/// A day and a half: what a day cycle needs to be told from growth.
+const DAY_KNOWN_H: f64 = 36.0;
 
 /// The blocks of the run, thinned to a bounded number: the older, the thinner.
 #[derive(Debug, Clone, Default)]
@@ -62,9 +78,8 @@ impl Kept {
         self.stepped.push(stepped);
     }
 
-    /// Shares of the claimed growth that the series shows since the onset with its steps, and lately: `None` where there is too
-    /// little to tell.
-    pub fn shares(&self, claim: &Claim) -> Option<[f64; 2]> {
+    /// Shares of the claimed growth that the series shows: `None` where there is too little to tell.
+    pub fn shares(&self, claim: &Claim) -> Option<Shares> {
         let grown = |b: &Block| {
             let by = if claim.by_requests {
                 b.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT
@@ -76,10 +91,37 @@ impl Kept {
         let rows = self.rows(claim, &grown);
         let all = rows.last()?.claimed;
         let whole = share(rows.iter().filter(|r| r.t_h >= claim.onset_h - 2.0), |r| r.left + r.stepped)?;
-        let late = || rows.iter().filter(|r| r.claimed.abs() >= 0.5 * all.abs());
         // What steps and does not creep grows too.
-        let lately = share(late(), |r| r.left)?.max(share(late(), |r| r.left + r.stepped)?);
-        Some([whole, lately])
+        let later = |from: f64| {
+            let rows = || rows.iter().filter(|r| r.claimed.abs() >= from * all.abs());
+            Some(share(rows(), |r| r.left)?.max(share(rows(), |r| r.left + r.stepped)?))
+        };
+        Some(Shares { whole, lately: later(0.5)?, last: later(0.75).unwrap_or(0.0) })
+    }
+
+    /// Whether growth that set in during the run may as well be a late warm-up, which bends: judged by the blocks of the last
+    /// incarnation, straight lines and bends from about the onset on.
+    fn may_bend(&self, claim: &Claim) -> bool {
+        let rows = self.rows(claim, &|b: &Block| claim.rate * (b.t_h - claim.onset_h).max(0.0));
+        let Some(last) = rows.last() else { return true };
+        let rows: Vec<&Row> =
+            rows.iter().filter(|r| r.segment == last.segment && r.t_h > claim.onset_h - BEFORE_H).collect();
+        let onsets = || [-2.0, -1.0, 0.0, 1.0].iter().map(|off| claim.onset_h + off);
+        let bends = |value: &dyn Fn(&Row) -> f64| {
+            let least = |shapes: &mut dyn Iterator<Item = (f64, Option<f64>)>| {
+                let left = shapes.map(|(onset, tau)| {
+                    let x = |t: f64| (t - onset).max(0.0);
+                    unexplained(&rows, value, |t| tau.map_or(x(t), |tau| 1.0 - (-x(t) / tau).exp()))
+                });
+                left.fold(f64::INFINITY, f64::min)
+            };
+            let straight = least(&mut onsets().map(|onset| (onset, None)));
+            let bent = least(&mut onsets().flat_map(|onset| BENDS_H.iter().map(move |tau| (onset, Some(*tau)))));
+            let floor = 1e-6 * rows.len() as f64;
+            ((bent + floor) / (straight + floor)).ln() * rows.len() as f64 / ALIKE < STRAIGHT
+        };
+        // A steep bend is partly taken for steps.
+        bends(&|r| r.left) || bends(&|r| r.left + r.stepped)
     }
 
     /// True if the series itself bears the claim out.
@@ -89,19 +131,32 @@ impl Kept {
         if claim.onset_h > 0.0 && young > claim.onset_h - 1.0 && last.t_h - claim.onset_h < AFTER_RESTART_H {
             return false;
         }
+        let age_h = last.t_h - claim.onset_h;
+        let consumed = claim.rate.abs()
+            * if claim.by_requests { last.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT } else { age_h };
+        if age_h < YOUNG_H && consumed < 1.0 {
+            return false;
+        }
+        let late = claim.onset_h > 0.0;
+        if late && self.may_bend(claim) {
+            return false;
+        }
         // A day that has not come round can be made to hide that nothing grows any more.
-        let days: &[bool] = if claim.day && last.t_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
+        let days: &[bool] = if claim.day && age_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
         days.iter().all(|day| {
             let shares = self.shares(&Claim { day: *day, ..*claim });
             // Steps that make up for what creeps the other way leave nothing grown.
-            let least = if claim.onset_h > 0.0 { SHOWN_LATE_ONSET } else { SHOWN_LATELY };
-            shares.is_some_and(|[whole, lately]| whole.abs() > SHOWN && lately > least)
+            let least = if late { SHOWN_LATE_ONSET } else { SHOWN_LATELY };
+            shares.is_some_and(|s| {
+                let surge = s.lately > SURGE && s.lately > SURGE_OVER_ALL * s.whole;
+                s.whole.abs() > SHOWN && s.lately > least && !surge && (!late || s.last > SHOWN_LAST)
+            })
         })
     }
 
     /// Whether the claimed growth is missing from the later part of the run.
     pub fn faded(&self, claim: &Claim) -> bool {
-        self.shares(claim).is_some_and(|[_, lately]| lately < SHOWN_LATELY)
+        self.shares(claim).is_some_and(|s| s.lately < SHOWN_LATELY)
     }
 
     /// The blocks of the later half of the run, without their steps.
@@ -186,6 +241,17 @@ impl Kept {
 /// Blocks that a slope needs.
 const ROWS_MIN: usize = 5;
 
+/// Shares of the claimed growth that the series shows.
+#[derive(Debug, Clone, Copy)]
+pub struct Shares {
+    /// Since the onset, with its steps.
+    pub whole: f64,
+    /// In the later half.
+    pub lately: f64,
+    /// In the last quarter.
+    pub last: f64,
+}
+
 /// One block beside what is claimed of it.
 struct Row {
     t_h: f64,
@@ -193,6 +259,20 @@ struct Row {
     claimed: f64,
     left: f64,
     stepped: f64,
+}
+
+/// Sum of squares that a level and a shape leave of what is left of the series.
+fn unexplained(rows: &[&Row], value: &dyn Fn(&Row) -> f64, shape: impl Fn(f64) -> f64) -> f64 {
+    let n = rows.len() as f64;
+    let x: Vec<f64> = rows.iter().map(|r| shape(r.t_h)).collect();
+    let (mx, my) = (x.iter().sum::<f64>() / n, rows.iter().map(|r| value(r)).sum::<f64>() / n);
+    let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
+    for (x, r) in x.iter().zip(rows) {
+        xx += (x - mx).powi(2);
+        xy += (x - mx) * (value(r) - my);
+        yy += (value(r) - my).powi(2);
+    }
+    if xx > 0.0 { yy - xy * xy / xx } else { yy }
 }
 
 /// Slope of what is left on what is claimed, within segments. `None` from too few blocks.

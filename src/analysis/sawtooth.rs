@@ -83,7 +83,7 @@ impl Sawtooth {
         let mut gaps: Vec<f64> = falls.windows(2).map(|w| w[1] - w[0]).collect();
         gaps.push(self.ticks[self.ticks.len() - 1].0 - falls[falls.len() - 1]);
         let longest = quantile(&mut gaps, 0.9);
-        (longest < PERIOD_MAX_H * 1.4).then_some(longest)
+        (longest < PERIOD_MAX_H * 1.1).then_some(longest)
     }
 
     /// How long it takes at most, usually, from one trough to the next, hours.

@@ -29,6 +29,8 @@ const MERGE_H: f64 = 0.5;
 const COUNT_MIN: usize = 3;
 /// Share of what was stepped up that may have been stepped down again.
 const FELL_MAX: f64 = 0.35;
+/// How far steps to and fro are believed in at most: too little to ring, enough to be part of the interval.
+const DOUBTFUL: f64 = 0.4;
 /// Prior odds of a leak in steps against anything else that steps.
 const ODDS: f64 = 0.08;
 /// The same for steps down: what shrinks in steps is rare, and what falls after a spike that was taken for a step is not.
@@ -60,10 +62,8 @@ pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f6
     if with.len() < COUNT_MIN || sum == 0.0 {
         return StepLeak { count: n, ..StepLeak::default() };
     }
-    // What steps up gives nothing back; what goes to and fro is a load that comes and goes.
-    if with.iter().sum::<f64>() - sum.abs() > FELL_MAX * with.iter().sum::<f64>() {
-        return StepLeak { count: n, ..StepLeak::default() };
-    }
+    // A leak gives nothing back; what goes to and fro may be a load that comes and goes.
+    let to_and_fro = with.iter().sum::<f64>() - sum.abs() > FELL_MAX * with.iter().sum::<f64>();
     let against = (n - with.len()) as f64;
     let span = (now_h - from).max(1e-3);
     let leak = ln_rate(with.len(), span, horizon_h) + ln_alike(&with) + against * AGAINST.0.ln();
@@ -72,7 +72,7 @@ pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f6
     let scale = (horizon_h / span).max(1.0);
     let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
     StepLeak {
-        probability: odds / (1.0 + odds),
+        probability: (odds / (1.0 + odds)).min(if to_and_fro { DOUBTFUL } else { 1.0 }),
         drift: sum * scale,
         sd: squares.sqrt() * (scale - 1.0).max(0.0),
         count: n,

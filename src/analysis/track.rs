@@ -9,6 +9,7 @@ use super::regression::Regression;
 use super::steps::{self, Step, StepLeak};
 use super::ticks::Tick;
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 /// Steps remembered.
 const STEPS: usize = 256;
@@ -41,6 +42,7 @@ pub struct Track {
     rulings: Vec<Ruling>,
     judged_blocks: u64,
     judged_h: f64,
+    later: OnceLock<Option<Posterior>>,
 }
 
 impl Track {
@@ -59,6 +61,7 @@ impl Track {
             rulings: Vec::new(),
             judged_blocks: 0,
             judged_h: 0.0,
+            later: OnceLock::new(),
         }
     }
 
@@ -108,6 +111,7 @@ impl Track {
         self.judged_h = now_h;
         self.judged_blocks = self.regression.blocks;
         self.posterior = posterior::weigh(&mut self.regression, self.horizon_h);
+        self.later = OnceLock::new();
         true
     }
 
@@ -120,7 +124,12 @@ impl Track {
 
     /// What the later half of the run says by itself, where it does not show the growth that the whole run is said to have: a cache
     /// that was filled is flat now, however it got there. `None` where growth goes on, and where there is too little to tell.
-    pub fn later(&self) -> Option<Posterior> {
+    /// Worked out once a judgement, if anyone asks.
+    pub fn later(&self) -> Option<&Posterior> {
+        self.later.get_or_init(|| self.weigh_later_half()).as_ref()
+    }
+
+    fn weigh_later_half(&self) -> Option<Posterior> {
         if self.regression.blocks < LATER_BLOCKS || !self.claim().is_some_and(|claim| self.kept.faded(&claim)) {
             return None;
         }

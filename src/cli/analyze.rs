@@ -87,6 +87,7 @@ pub fn execute(args: &Args) -> Done {
         (None, None) => return Err(CannotStart("give a CSV file, or --db with a database".into())),
     };
     let finding = judged.detector.look();
+    let notes = Notes { outliers: judged.detector.outliers(), ..notes };
     let columns = judged.columns.map(Thinner::finish).unwrap_or_default();
     if let Some(path) = &args.plot {
         draw(path, &name, &finding, columns.clone(), params)?;

@@ -20,6 +20,8 @@ pub struct Notes {
     pub backward: u64,
     /// True if the rows had to be sorted by time.
     pub sorted: bool,
+    /// Minutes that the detector set aside because none near them was like them.
+    pub outliers: u64,
 }
 
 impl Notes {
@@ -31,6 +33,11 @@ impl Notes {
         }
         if self.duplicates > 0 {
             out.push(format!("{} rows repeat the time of the row before; all count", self.duplicates));
+        }
+        if self.outliers > 0 {
+            let minutes =
+                if self.outliers == 1 { "minute stood alone and was" } else { "minutes stood alone and were" };
+            out.push(format!("{} {minutes} set aside as outliers", self.outliers));
         }
         if self.sorted {
             out.push(format!("{} rows were out of order; the file was sorted by time", self.backward));
