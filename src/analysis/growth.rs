@@ -45,6 +45,8 @@ const SURGE_OVER_ALL: f64 = 1.4;
 const YOUNG_H: f64 = 3.0;
 /// Time constants of late warm-ups, hours.
 const BENDS_H: [f64; 6] = [0.3, 0.6, 1.0, 1.6, 2.4, 3.4];
+/// By this age (twice the slowest of them) what bends has bent: its last quarter shows it.
+const BENT_H: f64 = 7.0;
 /// Hours before the onset that show the level it rose from.
 const BEFORE_H: f64 = 5.0;
 /// Blocks in a row that say the same.
@@ -96,7 +98,8 @@ impl Kept {
             let rows = || rows.iter().filter(|r| r.claimed.abs() >= from * all.abs());
             Some(share(rows(), |r| r.left)?.max(share(rows(), |r| r.left + r.stepped)?))
         };
-        Some(Shares { whole, lately: later(0.5)?, last: later(0.75).unwrap_or(0.0) })
+        let lately = later(0.5)?;
+        Some(Shares { whole, lately, last: later(0.75).unwrap_or(lately) })
     }
 
     /// Whether growth that set in during the run may as well be a late warm-up, which bends: judged by the blocks of the last
@@ -138,7 +141,7 @@ impl Kept {
             return false;
         }
         let late = claim.onset_h > 0.0;
-        if late && self.may_bend(claim) {
+        if late && age_h < BENT_H && self.may_bend(claim) {
             return false;
         }
         // A day that has not come round can be made to hide that nothing grows any more.
