@@ -398,6 +398,21 @@ fn a_supervised_mailer_whose_supervisor_was_dead_before_it_looked_ends_too() {
 }
 
 #[test]
+fn a_database_that_somebody_locks_is_waited_for_and_the_mail_goes_once() {
+    let mut bench = Bench::new("[mail]\ntransport = \"folder\"\n", now());
+    bench.write(&mail("1", "default", None));
+    let other = rusqlite::Connection::open(bench.path("soak.db")).expect("it opens");
+    other.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let mailer = bench.start(&[]);
+    bench.wait_for("a word about the lock", |b| b.log().contains("soakd mail: waiting"));
+    assert_eq!(bench.eml().len(), 0, "what cannot be recorded as sent is not sent: {}", bench.log());
+    other.execute_batch("COMMIT").expect("unlocked");
+    bench.wait_for("the mail", |b| b.log().contains("soakd mail: going on") && b.eml().len() == 1);
+    mailer.kill();
+    assert_eq!(bench.eml().len(), 1, "once");
+}
+
+#[test]
 fn sigterm_ends_it_cleanly() {
     let bench = Bench::new("[mail]\ntransport = \"folder\"\n", now());
     let mut mailer = bench.start(&[]);
