@@ -95,10 +95,23 @@ impl<'a> Writing<'a> {
         Ok(run_id)
     }
 
-    /// Takes up an unfinished run: what was still open is closed as lost, and the time since it was last seen is a gap.
+    /// Takes up an unfinished run: what was still open is closed as lost, and the time since it was last seen is a gap. A
+    /// supervisor that was killed before it had written a sample has watched nothing, whatever else it has said: the gap then
+    /// goes on from where the last one ended.
     pub fn resume(&self, run: &UnfinishedRun, at: UnixMillis, reason: &str) -> Result<(), StoreError> {
         self.close_processes(run)?;
-        self.gap(run.run_id, run.last_seen, at, reason)?;
+        let watched_until = self.row(
+            "SELECT max(at) FROM (
+               SELECT max((SELECT max(unix_ms) FROM process_sample AS s WHERE s.process_id = p.process_id)) AS at
+                 FROM process AS p WHERE p.run_id = ?1
+               UNION ALL SELECT max(unix_ms) FROM host_sample WHERE run_id = ?1
+               UNION ALL SELECT max(to_unix_ms) FROM gap WHERE run_id = ?1)",
+            [run.run_id],
+            |row| row.get::<_, Option<i64>>(0),
+        )?;
+        // Never later than it was seen: the wall clock may have been stepped back since the newest row.
+        let from = watched_until.flatten().map_or(run.last_seen, |at| run.last_seen.min(UnixMillis(at)));
+        self.gap(run.run_id, from, at, reason)?;
         let minutes = (at.0 - run.last_seen.0).max(0) as f64 / 60_000.0;
         let summary =
             format!("run {} resumed after {minutes:.1} min in which nothing was watched ({reason})", run.run_id);
