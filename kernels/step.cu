@@ -32,7 +32,7 @@ template <int NC> struct Config {
     static constexpr int ROWS = 4;                                   // row groups of a batch
     static constexpr int BUFFERS = NC > 8 ? 1 : 2;                   // batches whose partial sums are in shared memory
     static constexpr int RED = WARPS * ROWS * 16 * STRIDE;           // floats of one of them
-    static constexpr int THREADS = NC > 8 ? 384 : COMPUTE + 32;      // 16 columns: whole warpgroups, which can trade registers
+    static constexpr int THREADS = COMPUTE + 128;                    // whole warpgroups, which can trade registers
     static constexpr int SQUARES = (N + WARPS - 1) / WARPS;          // columns whose norm one warp works out
 };
 
@@ -478,11 +478,11 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
     }
     __syncthreads();
     if (warp >= WARPS) {
-        if (NC > 8) fewer_registers<40>();
+        fewer_registers<56>();
         if (warp == WARPS && elect()) produce<NC>(p, c, parts, ring);
         return;
     }
-    if (NC > 8) more_registers<232>();
+    more_registers<224>();
     u32 target = p.barrier_base;
     int batches = 0;
     embed<NC>(p, c, (float*)(shared + m.residual));
@@ -514,4 +514,7 @@ extern "C" __global__ void step_layout(u32* out) {
     out[2] = Config<1>::BUFFERS * Config<1>::RED * 4;
     out[3] = Config<8>::BUFFERS * Config<8>::RED * 4;
     out[4] = Config<16>::BUFFERS * Config<16>::RED * 4;
+    out[5] = Config<1>::THREADS;
+    out[6] = Config<8>::THREADS;
+    out[7] = Config<16>::THREADS;
 }

@@ -155,14 +155,6 @@ impl Width {
         }
     }
 
-    /// 256 compute, and the producer's warp; for 16 columns a whole group of four, which gives its registers away.
-    const fn threads(self) -> u32 {
-        match self {
-            Width::One | Width::Eight => 256 + 32,
-            Width::Sixteen => 256 + 128,
-        }
-    }
-
     const fn columns(self) -> usize {
         match self {
             Width::One => 1,
@@ -207,6 +199,7 @@ fn ring(before: usize, stage_bytes: usize, shared_max: usize, depth_max: usize) 
 /// One variant of the kernel, with its ring.
 struct Variant {
     function: Function,
+    threads: u32,
     depth: usize,
     shared_bytes: usize,
 }
@@ -232,6 +225,7 @@ pub(super) struct Persistent {
     last: Option<(Width, usize)>,
     ctas: u32,
     before_ring: [usize; 3],
+    layout: Layout,
     tuning: Tuning,
 }
 
@@ -300,6 +294,7 @@ impl Persistent {
             last: None,
             ctas,
             before_ring,
+            layout,
             tuning: options.tuning,
             module,
         };
@@ -314,7 +309,8 @@ impl Persistent {
 
     fn lay_out(&self, functions: [Function; 3]) -> Result<Vec<Variant>, EngineError> {
         let shared_max = self.device.facts().shared_bytes_max as usize;
-        let variants = functions.into_iter().zip(self.before_ring).map(|(function, before)| {
+        let threads = self.layout.threads;
+        let variants = functions.into_iter().zip(self.before_ring).zip(threads).map(|((function, before), threads)| {
             let depth_max = self.tuning.depth_max as usize;
             let (depth, shared_bytes) = ring(before, self.step.stage_bytes as usize, shared_max, depth_max);
             if depth < 2 {
@@ -323,7 +319,7 @@ impl Persistent {
                     "{name} has {shared_max} bytes of shared memory a block, too few for this model's persistent kernel"
                 )));
             }
-            Ok(Variant { function, depth, shared_bytes })
+            Ok(Variant { function, threads, depth, shared_bytes })
         });
         variants.collect()
     }
@@ -358,7 +354,7 @@ impl Persistent {
         let grid = ((step.width as u32).div_ceil(256 * 8), count as u32);
         launch!(device, self.embed, grid, 256, 0; *columns, e.ty, e.table.at(), e.row_bytes, step.width, step.h0)?;
         let ctas = self.ctas;
-        launch!(device, variant.function, (ctas, 1), width.threads(), variant.shared_bytes as u32; *step)?;
+        launch!(device, variant.function, (ctas, 1), variant.threads, variant.shared_bytes as u32; *step)?;
         step.turn_a = (step.turn_a + step.layers + 1) % 3;
         step.turn_b = (step.turn_b + step.layers) % 3;
         step.barrier_base = step.barrier_base.wrapping_add(2 * step.layers as u32 * ctas);
@@ -376,6 +372,8 @@ pub struct Layout {
     pub common_bytes: u32,
     /// Of partial sums, for 1, 8 and 16 columns.
     pub red_bytes: [u32; 3],
+    /// Threads of a CTA, for 1, 8 and 16 columns.
+    pub threads: [u32; 3],
 }
 
 /// Compares the kernel's idea of its structures with ours.
