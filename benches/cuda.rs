@@ -113,7 +113,8 @@ fn rows(
 ) -> Result<(), EngineError> {
     let tunings: Vec<Tuning> = if windows {
         let base = Tuning::default();
-        let mut all: Vec<Tuning> = [4, 6, 8, 10, 12, 16, 24].map(|window| Tuning { window, ..base }).to_vec();
+        let mut all: Vec<Tuning> =
+            [24, 32, 40, 48, 64, 96].map(|kilobytes| Tuning { window_bytes: kilobytes << 10, ..base }).to_vec();
         all.push(Tuning { prefetch: false, ..base });
         all
     } else {
@@ -134,7 +135,7 @@ fn rows(
             let scaling =
                 single.map_or(String::new(), |one| format!("{:.0} %", 100.0 * rate(median) / (streams as f64 * one)));
             let label = if windows {
-                format!(" w{}{}", tuning.window, if tuning.prefetch { "" } else { " np" })
+                format!(" {} KiB{}", tuning.window_bytes >> 10, if tuning.prefetch { "" } else { " np" })
             } else {
                 String::new()
             };

@@ -1,10 +1,11 @@
-// attention.cuh: attention over the cache, by the compute warps of all CTAs: a part each, then a grid barrier, then the parts together.
+// attention.cuh: attention over the cache, by the compute warps of all CTAs: a part each, which is counted; who finds all parts of a
+// head counted takes them together.
 #pragma once
 #include "exchange.cuh"
 
 // ---- attention -----------------------------------------------------------------------------------------------------------------------
 // A warp takes 32 positions of one (column, kv head), all its query heads (at most 8) as rows of the mma; partial results are combined
-// after a grid barrier in the order of the positions. 16 KB of keys and values an item.
+// in the order of the positions. 16 KB of keys and values an item.
 __device__ __forceinline__ u32 half2_bits(float a, float b) { const __half2 h = __floats2half2_rn(a, b); return *(const u32*)&h; }
 __device__ __forceinline__ uint4 load_cg(const __half* p) { return __ldcg((const uint4*)p); }
 __device__ __forceinline__ size_t cache_at(const Step& p, int layer, int n, int kv) {
@@ -63,6 +64,8 @@ __device__ __forceinline__ void attend_item(const Step& p, int layer, int lane, 
         mma(o, a[2], 0, a[3], 0, v[j].z, v[j].w);
         if (g < R) *(float2*)(out + 8 * j) = make_float2(o[0], o[1]);
     }
+    __syncwarp();
+    if (lane == 0) add_release(p.parts_there + n * p.kv_heads + kv);
 }
 __device__ __forceinline__ void attend(const Step& p, int layer, int warp, int lane) {
     const int items = p.columns.count * p.kv_heads * p.chunks;
@@ -79,23 +82,37 @@ template <int NC> __device__ __forceinline__ void combine(const Step& p, int lay
         const bool on = it < total;
         const int item = on ? it : at, d = item % 8 * 16 + i, head = item / 8 % p.heads, n = item / 8 / p.heads;
         const int first = ((n * p.kv_heads + head / R) * p.chunks) * R + head % R, chunks = p.columns.at[n].position / 32 + 1;
-        float most = -1e30f, num = 0, den = 0;
-        // The maxima by 16 lanes at a time; then every lane its dimension, chunk after chunk.
-        for (int c = i; c < chunks; c += 16) most = fmaxf(most, __ldcg(p.part_max + first + c * R).x);
-#pragma unroll
-        for (int o = 1; o < 16; o <<= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, o));
+        const u32 target = p.parts_base[n] + (layer + 1) * chunks;
+        for (int tries = 0; (int)(load_acquire(p.parts_there + n * p.kv_heads + head / R) - target) < 0; tries++)
+            if (tries > PATIENCE) __trap();
+        __syncwarp();
         const int longest = max(chunks, __shfl_xor_sync(~0u, chunks, 16));
-        for (int base = 0; base < longest; base += 16) {
-            float2 m = make_float2(-1e30f, 0.f);
-            float v[16];
+        float most = -1e30f, num = 0, den = 0;
+        // 32 chunks at a time, all their loads at once: a lane has its dimension of each, and the maxima of two.
+#pragma unroll 1
+        for (int base = 0; base < longest; base += 32) {
+            float2 m[2];
+            float v[32];
 #pragma unroll
-            for (int c = 0; c < 16; c++) v[c] = base + c < chunks ? __ldcg(p.part + (size_t)(first + (base + c) * R) * HEAD_DIM + d) : 0.f;
-            if (base + i < chunks) m = __ldcg(p.part_max + first + (base + i) * R);
-            const float e = exp2f(m.x - most), l = e * m.y;
+            for (int h = 0; h < 2; h++) m[h] = base + 16 * h + i < chunks ? __ldcg(p.part_max + first + (base + 16 * h + i) * R) : make_float2(-1e30f, 0.f);
 #pragma unroll
-            for (int c = 0; c < 16; c++) {
-                num = fmaf(__shfl_sync(~0u, e, c, 16), v[c], num);
-                den += __shfl_sync(~0u, l, c, 16);
+            for (int c = 0; c < 32; c++) v[c] = base + c < chunks ? __ldcg(p.part + (size_t)(first + (base + c) * R) * HEAD_DIM + d) : 0.f;
+            float top = fmaxf(most, fmaxf(m[0].x, m[1].x));
+#pragma unroll
+            for (int o = 1; o < 16; o <<= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
+            const float keep = exp2f(most - top);
+            num *= keep;
+            den *= keep;
+            most = top;
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                if (base + 16 * h >= longest) break;
+                const float e = exp2f(m[h].x - most), l = e * m[h].y;
+#pragma unroll
+                for (int c = 0; c < 16; c++) {
+                    num = fmaf(__shfl_sync(~0u, e, c, 16), v[16 * h + c], num);
+                    den += __shfl_sync(~0u, l, c, 16);
+                }
             }
         }
         publish<NC>(out, n, head * HEAD_DIM + d, num / den, on);

@@ -3,7 +3,7 @@
 // ACTIVATIONS. f16, in fragment order: [super-block][9][column][4 lanes] of 16 bytes; plane 8 holds the sums of 16 columns (high and
 // low halves) that minima multiply. They travel between CTAs without barriers: the reader polls the data itself until nothing reads
 // as EMPTY (all ones, a NaN that no conversion gives). Three buffers take turns; who writes a place in one empties the same place in
-// the next, and the two grid barriers of every layer order that emptying before the following use.
+// the next, and the grid barrier of every layer orders that emptying before the following use.
 #pragma once
 #include "ptx.cuh"
 
@@ -22,17 +22,20 @@ struct Step {
     const Part* parts;                        // [layer][q, k, v, out, gate and up, down], then the head
     Shape shape[5];
     int layers, width, heads, kv_heads, vocab, slots, context, chunks, group; // chunks: most 32-position chunks of a column; group: heads a kv head
-    int depth, stage_bytes, window, head, prefetch, zero;
+    int depth, stage_bytes, ahead, window, head, prefetch, zero, table_type; // ahead: bytes of shared memory that each warp has for activations
     float epsilon;
     int turn_a, turn_b;                       // which of three buffers layer 0 uses: turn_a for the inputs of QKV and HEAD, turn_b for the others
-    u32 barrier_base;
+    u32 barrier_base, parts_base[COLUMNS];
     uint4* x[4][3];                           // inputs of QKV, OUT, GATE_UP, DOWN
     float *squares_a[3], *squares_b[3];       // [column][GRID_MAX]: sums of squares of the residual stream, by CTA
-    const float *h0, *gain;                   // [column][width]; [2 layers + 1][width]
+    const u8* table;                          // embeddings, of table_type
+    u64 row_bytes;
+    const float* gain;                        // [2 layers + 1][width]
     const float2* rope;                       // [position][64]
     __half *q, *keys, *values;
     float* part;                              // attention: [item][group][128]
     float2* part_max;                         // (maximum, sum)
+    u32* parts_there;                         // [column][kv head]: parts so far, counted on from parts_base
     float* logits;                            // [slot][vocab]
     u32* barrier;
 };
@@ -63,8 +66,8 @@ template <int NC> __device__ __forceinline__ void publish(Out o, int n, int k, f
     const u32 b = __shfl_down_sync(~0u, a, 2), c = __shfl_down_sync(~0u, a, 4), d = __shfl_down_sync(~0u, b, 4);
     if (!on || (k & 7)) return;
     const int at = (((k >> 8) * 9 + ((k >> 3) & 7)) * N + n) * 4 + ((k >> 6) & 3);
-    o.now[at] = make_uint4(a, b, c, d);
-    o.next[at] = make_uint4(EMPTY, EMPTY, EMPTY, EMPTY);
+    put4(o.now + at, make_uint4(a, b, c, d));
+    put4(o.next + at, make_uint4(EMPTY, EMPTY, EMPTY, EMPTY));
     if (k & 15) return;
     const __half high = __float2half_rn(s);
     const int sum_at = ((((k >> 8) * 9 + 8) * N + n) * 4 + ((k >> 6) & 3)) * 4 + ((k >> 4) & 3);

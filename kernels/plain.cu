@@ -205,38 +205,63 @@ __device__ __forceinline__ u64 split_mix(u64 x) {
     x = (x ^ x >> 27) * 0x94D049BB133111EBull;
     return x ^ x >> 31;
 }
-extern "C" __global__ void __launch_bounds__(1024) choose(const __grid_constant__ Columns c, const float* logits, int vocab, Choice* out) {
-    __shared__ float most[32];
-    __shared__ u32 which[32];
-    __shared__ u64 sums[32];
-    if (!c.at[blockIdx.x].want) return;
-    const int slot = c.at[blockIdx.x].slot;
-    const float* p = logits + (size_t)slot * vocab;
-    float m = -INFINITY;
-    u32 at = 0;
-    u64 s = 0;
-    for (int i = threadIdx.x; i < vocab; i += 1024) {
-        const float v = p[i];
-        if (v > m) { m = v; at = i; }
-        s += split_mix((u64)i << 32 | __float_as_uint(v));
+constexpr int CHOOSE_PARTS = 32, CHOOSE_THREADS = 512; // the host launches so many
+struct Best { u64 sum; float most; u32 at; };
+// The larger logit, of equals the lower token; sums of any order are the same.
+__device__ __forceinline__ void merge(Best& a, const Best& b) {
+    a.sum += b.sum;
+    if (b.most > a.most || (b.most == a.most && b.at < a.at)) {
+        a.most = b.most;
+        a.at = b.at;
     }
-    for (int round = 0; round < 2; round++) {
+}
+__device__ __forceinline__ Best best_of_warp(Best a) {
 #pragma unroll
-        for (int o = 16; o; o >>= 1) {
-            const float v = __shfl_xor_sync(~0u, m, o);
-            const u32 a = __shfl_xor_sync(~0u, at, o);
-            s += __shfl_xor_sync(~0u, s, o);
-            if (v > m || (v == m && a < at)) { m = v; at = a; }
+    for (int o = 16; o; o >>= 1) merge(a, Best{__shfl_xor_sync(~0u, a.sum, o), __shfl_xor_sync(~0u, a.most, o), __shfl_xor_sync(~0u, a.at, o)});
+    return a;
+}
+extern "C" __global__ void __launch_bounds__(CHOOSE_THREADS) choose(const __grid_constant__ Columns c, const float* logits, int vocab, Best* parts, u32* tickets, Choice* out) {
+    __shared__ Best warps[CHOOSE_THREADS / 32];
+    __shared__ bool last;
+    if (!c.at[blockIdx.x].want) return;
+    const int slot = c.at[blockIdx.x].slot, lane = threadIdx.x & 31, each = (vocab + CHOOSE_PARTS - 1) / CHOOSE_PARTS;
+    const int first = blockIdx.y * each, end = min(vocab, first + each);
+    const float* p = logits + (size_t)slot * vocab;
+    Best best{0, -INFINITY, 0};
+    for (int i = first + threadIdx.x; i < end; i += 8 * CHOOSE_THREADS) {
+        float v[8]; // eight loads on their way
+#pragma unroll
+        for (int k = 0; k < 8; k++) v[k] = i + k * CHOOSE_THREADS < end ? p[i + k * CHOOSE_THREADS] : 0.f;
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            const int at = i + k * CHOOSE_THREADS;
+            if (at < end) merge(best, Best{split_mix((u64)at << 32 | __float_as_uint(v[k])), v[k], (u32)at});
         }
-        if (round) break;
-        if ((threadIdx.x & 31) == 0) { most[threadIdx.x >> 5] = m; which[threadIdx.x >> 5] = at; sums[threadIdx.x >> 5] = s; }
-        __syncthreads();
-        if (threadIdx.x >= 32) return;
-        m = most[threadIdx.x];
-        at = which[threadIdx.x];
-        s = sums[threadIdx.x];
     }
-    if (threadIdx.x == 0) out[slot] = Choice{s, at, 0};
+    best = best_of_warp(best);
+    if (lane == 0) warps[threadIdx.x >> 5] = best;
+    __syncthreads();
+    if (threadIdx.x >= 32) return;
+    best = best_of_warp(lane < CHOOSE_THREADS / 32 ? warps[lane] : Best{0, -INFINITY, 0});
+    // Whoever comes last has all parts.
+    if (lane == 0) {
+        parts[slot * CHOOSE_PARTS + blockIdx.y] = best;
+        __threadfence();
+        last = atomicAdd(tickets + slot, 1) == CHOOSE_PARTS - 1;
+        __threadfence();
+    }
+    __syncwarp();
+    if (!last) return;
+    Best all{0, -INFINITY, 0};
+    if (lane < CHOOSE_PARTS) {
+        const volatile Best* from = parts + slot * CHOOSE_PARTS + lane;
+        all = Best{from->sum, from->most, from->at};
+    }
+    all = best_of_warp(all);
+    if (lane == 0) {
+        out[slot] = Choice{all.sum, all.at, 0};
+        tickets[slot] = 0;
+    }
 }
 
 // ---- the ceiling ----------------------------------------------------------------------------------------------------------------

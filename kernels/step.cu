@@ -19,6 +19,9 @@
 //
 // CACHE. f16. Keys [layer][slot][kv head][position][128]; values [layer][slot][kv head][position / 32][128][32 positions].
 //
+// REGISTERS. Twelve warps: three warpgroups, of which two compute with 224 registers a thread and one, the producer's, gives its own away
+// (setmaxnreg, capability 9.0 alone). A spilled register costs a way to L2, behind the weights: kernels/NOTES.md.
+//
 // BYTES a call: all weights once, the cached keys and values of every column once; everything else stays in the L2 cache.
 // Every sum has a fixed order, there are no float atomics, and the grid size is part of the order.
 #include "attention.cuh"
@@ -45,15 +48,16 @@ struct Common {
     float gains[2][OWN_MAX * 16];                     // of the norms after OUT and after DOWN
     u64 done[2];                                      // mbarriers: all warps' partial sums of a batch are there
 };
-// Common | residual [own row groups][columns][16] | table of parts | partial sums | barriers | ring.
+// Common | residual [own row groups][columns][16] | table of parts | partial sums | activations, by warp | barriers | ring.
 // The host computes the same offsets: src/engine/cuda/persistent.rs.
-struct Memory { u32 residual, parts, red, full, empty, ring; };
+struct Memory { u32 residual, parts, red, ahead, full, empty, ring; };
 template <int NC> __device__ __forceinline__ Memory lay_out(const Step& p, int own_groups) {
     Memory m;
     m.residual = (sizeof(Common) + 127) & ~127;
     m.parts = m.residual + own_groups * Config<NC>::N * 64;
     m.red = (m.parts + (6 * p.layers + 1) * sizeof(Part) + 127) & ~127;
-    m.full = m.red + Config<NC>::BUFFERS * Config<NC>::RED * 4;
+    m.ahead = m.red + Config<NC>::BUFFERS * Config<NC>::RED * 4;
+    m.full = m.ahead + WARPS * p.ahead;
     m.empty = m.full + p.depth * 32;
     m.ring = (m.empty + p.depth * 8 + 127) & ~127;
     return m;
@@ -155,30 +159,92 @@ template <int T, int NT> struct Sink {
             }
     }
 };
-// This lane's activations of one super-block out of L2; they may still be EMPTY.
-template <int NC, int NT> __device__ __forceinline__ void load(uint4 (&b)[9][NT], const uint4* x, int super, int columns, int lane) {
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-        const bool on = n * 8 + (lane >> 2) < columns;
-#pragma unroll
-        for (int k = 0; k < 9; k++) {
-            b[k][n] = make_uint4(0, 0, 0, 0);
-            if (on) b[k][n] = poll4(x + (super * 9 + k) * (Config<NC>::N * 4) + n * 32 + lane);
-        }
-    }
-}
-template <int NC, int NT> __device__ __forceinline__ void settle(uint4 (&b)[9][NT], const uint4* x, int super, int columns, int lane) {
-    for (int tries = 0;; tries++) {
-        bool waiting = false;
+// ---- activations ------------------------------------------------------------------------------------------------------------------
+// How a warp has its activations at hand when it wants them:
+//   up to 8 columns: the next super-block is on its way into registers while this one is multiplied;
+//   16 columns: so it is, but into shared memory, by cp.async, for registers have no room for two.
+// One column could have all of an operation in shared memory; that is a sixth less instructions, and slower: the ring is shorter by it
+// (kernels/NOTES.md).
+template <int NC> struct Ahead {
+    static constexpr int NT = Config<NC>::TILES, PLANES = 4 * Config<NC>::N;
+    const uint4* x; // this lane's first piece
+    u32 at;         // its place in shared memory
+    int supers, columns, warp, lane;
+    uint4 next[NC <= 8 ? 9 : 1][NT];
+
+    __device__ __forceinline__ Ahead(const Step& p, const uint4* x_, u32 at_, int supers_, int warp_, int lane_)
+        : x(x_ + lane_), at(at_ + lane_ * 16), supers(supers_), columns(p.columns.count), warp(warp_), lane(lane_) {}
+    __device__ __forceinline__ bool on(int n) const { return NC > 8 && n == 0 || n * 8 + (lane >> 2) < columns; }
+    // One address and constant offsets: 18 addresses would take 36 registers.
+    __device__ __forceinline__ const uint4* source(int super) const { return x + super * (9 * PLANES); }
+    __device__ __forceinline__ u32 place(int k, int n) const { return at + (k * NT + n) * 512; }
+
+    __device__ __forceinline__ void load(uint4 (&b)[9][NT], int super) const {
+        const uint4* from = source(super);
 #pragma unroll
         for (int n = 0; n < NT; n++)
 #pragma unroll
-            for (int k = 0; k < 9; k++) waiting |= empty(b[k][n]);
-        if (!__any_sync(~0u, waiting)) return;
-        if (tries > PATIENCE) __trap();
-        load<NC>(b, x, super, columns, lane);
+            for (int k = 0; k < 9; k++) {
+                b[k][n] = make_uint4(0, 0, 0, 0);
+                if (on(n)) b[k][n] = poll4(from + (k * PLANES + n * 32));
+            }
     }
-}
+    // Until everything has come. A plane of products is stored 16 bytes at a time (publish), so that one word tells; the sums, word by
+    // word. Sums are stored last and cover all of a super-block: to wait for them alone asks a ninth of L2.
+    __device__ __forceinline__ void settle(uint4 (&b)[9][NT], int super) const {
+        const uint4* sums = source(super) + 8 * PLANES;
+        for (int tries = 0;; tries++) {
+            bool waiting = false;
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+#pragma unroll
+                for (int k = 0; k < 8; k++) waiting |= b[k][n].x == EMPTY;
+                waiting |= empty(b[8][n]);
+            }
+            if (!__any_sync(~0u, waiting)) return;
+            do {
+                if (tries++ > PATIENCE) __trap();
+                waiting = false;
+#pragma unroll
+                for (int n = 0; n < NT; n++) {
+                    if (on(n)) b[8][n] = poll4(sums + n * 32);
+                    waiting |= empty(b[8][n]);
+                }
+            } while (__any_sync(~0u, waiting));
+            load(b, super);
+        }
+    }
+    // The super-block that will be wanted next.
+    __device__ __forceinline__ void want(int super) {
+        if constexpr (NC <= 8) load(next, super);
+        if constexpr (NC == 16) {
+            const uint4* from = source(super);
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int k = 0; k < 9; k++)
+                    if (on(n)) copy_async(place(k, n), from + (k * PLANES + n * 32));
+        }
+    }
+    __device__ __forceinline__ void open() {
+        if (warp < supers) want(warp);
+    }
+    __device__ __forceinline__ void get(uint4 (&b)[9][NT], int super) {
+        if constexpr (NC <= 8) settle(next, super);
+        if constexpr (NC == 16) copies_wait();
+#pragma unroll
+        for (int k = 0; k < 9; k++)
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                if constexpr (NC <= 8) b[k][n] = next[k][n];
+                else {
+                    b[k][n] = make_uint4(0, 0, 0, 0);
+                    if (on(n)) b[k][n] = lds4(place(k, n));
+                }
+            }
+        if constexpr (NC == 16) settle(b, super);
+    }
+};
 // The next stage's tile of this warp.
 // A stage may be given back only when its loads have returned (issued is not enough: the copy engine overtakes them); a zero that
 // depends on every load makes the arrival wait for them.
@@ -192,65 +258,48 @@ template <int T> __device__ __forceinline__ void take(const Step& p, Ring& r, Ti
 }
 // What a batch needs to know, and the norm's loads that are on their way meanwhile.
 struct Job {
-    const uint4* x;        // activations of the operation
-    int supers, rows;
+    int rows;
     bool more;             // another batch of this operation follows
     const float* squares;  // sums to fetch during the last round, or null
 };
-template <int T, int NC> __device__ __forceinline__ void multiply(const Step& p, const Job& job, Ring& r, int warp, int lane, uint4 (&next)[9][Config<NC>::TILES],
+template <int T, int NC> __device__ __forceinline__ void multiply(const Step& p, const Job& job, Ring& r, Ahead<NC>& x,
                                                                   float (&sum)[Config<NC>::ROWS][Config<NC>::TILES][4], u32 (&early)[Config<NC>::SQUARES][5]) {
     constexpr int NT = Config<NC>::TILES, ROWS = Config<NC>::ROWS;
-    const int columns = p.columns.count;
+    const int warp = x.warp, lane = x.lane;
 #pragma unroll 1
-    for (int super = warp; super < job.supers + warp; super += WARPS) {
-        if (job.squares && super + WARPS >= job.supers + warp) {
+    for (int super = warp; super < x.supers + warp; super += WARPS) {
+        const bool last = super + WARPS >= x.supers + warp;
+        if (job.squares && last) {
 #pragma unroll
-            for (int k = 0; k < Config<NC>::SQUARES; k++)
+            for (int k = 0; k < Config<NC>::SQUARES; k++) {
+                const float* from = job.squares + (min(warp + k * WARPS, p.columns.count - 1) * GRID_MAX + lane);
 #pragma unroll
-                for (int i = 0; i < 5; i++)
-                    early[k][i] = lane + 32 * i < gridDim.x ? poll1(job.squares + min(warp + k * WARPS, columns - 1) * GRID_MAX + lane + 32 * i) : 0;
+                for (int i = 0; i < 5; i++) early[k][i] = lane + 32 * i < gridDim.x ? poll1(from + 32 * i) : 0;
+            }
         }
-        if (super >= job.supers) { // a short last stage: nothing here for this warp, but it is given back by all
+        if (super >= x.supers) { // a short last stage: nothing here for this warp, but it is given back by all
             for (int k = 0; k < job.rows; k++) {
                 bar_wait(r.full + r.slot * 32 + (warp >> 1) * 8, r.phase);
                 __syncwarp();
                 if (elect()) bar_arrive(r.empty + r.slot * 8);
                 r.next(p.depth);
             }
-            if (NC <= 8 && job.more) load<NC>(next, job.x, warp, columns, lane);
             break;
         }
-        if (NC <= 8) {
-            uint4 b[9][NT];
-            settle<NC>(next, job.x, super, columns, lane);
+        uint4 b[9][NT];
+        x.get(b, super);
+        // The next batch begins where this one did; a warp without a tile in the last stage asks for that a round early.
+        if (super + WARPS < x.supers) x.want(super + WARPS);
+        else if (job.more) x.want(warp);
 #pragma unroll
-            for (int k = 0; k < 9; k++)
-#pragma unroll
-                for (int n = 0; n < NT; n++) b[k][n] = next[k][n];
-            if (super + WARPS < job.supers) load<NC>(next, job.x, super + WARPS, columns, lane);
-            else if (job.more && super - warp + WARPS >= job.supers) load<NC>(next, job.x, warp, columns, lane);
-#pragma unroll
-            for (int k = 0; k < ROWS; k++)
-                if (k < job.rows) {
-                    Tile<T> tile;
-                    take<T>(p, r, tile, warp, lane);
-                    Sink<T, NT> sink(b);
-                    tile.run(sink);
-                    sink.finish(tile, sum[k]);
-                }
-        } else {
-            load<NC>(next, job.x, super, columns, lane);
-            settle<NC>(next, job.x, super, columns, lane);
-#pragma unroll
-            for (int k = 0; k < ROWS; k++)
-                if (k < job.rows) {
-                    Tile<T> tile;
-                    take<T>(p, r, tile, warp, lane);
-                    Sink<T, NT> sink(next);
-                    tile.run(sink);
-                    sink.finish(tile, sum[k]);
-                }
-        }
+        for (int k = 0; k < ROWS; k++)
+            if (k < job.rows) {
+                Tile<T> tile;
+                take<T>(p, r, tile, warp, lane);
+                Sink<T, NT> sink(b);
+                tile.run(sink);
+                sink.finish(tile, sum[k]);
+            }
     }
 }
 
@@ -380,25 +429,25 @@ template <int NC> __device__ __forceinline__ void operation(const Step& p, Commo
     const Part* const parts = (const Part*)(base + m.parts) + first_part(kind, layer, p.layers);
     const Finish<NC> finish{p, c, (float*)(base + m.residual), kind, layer, s.first};
     float* const red = (float*)(base + m.red);
-    uint4 next[9][NT];
-    if (NC <= 8 && s.first < s.last && warp < s.supers) load<NC>(next, x, warp, p.columns.count, lane);
     const int own_rows = residual ? (s.last - s.first) * 16 : 0;
     float gain = 0; // of this CTA's rows in the next norm
     if ((int)threadIdx.x < own_rows) gain = __ldg(p.gain + (size_t)(kind == OUT ? 2 * layer + 1 : 2 * layer + 2) * p.width + s.first * 16 + threadIdx.x);
+    Ahead<NC> ahead(p, x, shared_at(base) + m.ahead + warp * p.ahead, s.supers, warp, lane);
+    if (s.first < s.last) ahead.open();
     u32 early[Config<NC>::SQUARES][5] = {};
     Batch before{0, 0, 0};
 #pragma unroll 1
     for (int at = s.first; at < s.last;) {
         const Batch batch = batch_at<NC>(p.shape[kind], at, s.last);
-        const Job job{x, s.supers, batch.rows, at + batch.rows < s.last, at == s.first ? squares : nullptr};
+        const Job job{batch.rows, at + batch.rows < s.last, at == s.first ? squares : nullptr};
         float sum[Config<NC>::ROWS][NT][4] = {};
         switch (parts[batch.part].type) {
-            case Q2_K: multiply<Q2_K, NC>(p, job, ring, warp, lane, next, sum, early); break;
-            case Q3_K: multiply<Q3_K, NC>(p, job, ring, warp, lane, next, sum, early); break;
-            case Q4_K: multiply<Q4_K, NC>(p, job, ring, warp, lane, next, sum, early); break;
-            case Q5_K: multiply<Q5_K, NC>(p, job, ring, warp, lane, next, sum, early); break;
-            case Q6_K: multiply<Q6_K, NC>(p, job, ring, warp, lane, next, sum, early); break;
-            default: multiply<Q8_0, NC>(p, job, ring, warp, lane, next, sum, early); break;
+            case Q2_K: multiply<Q2_K, NC>(p, job, ring, ahead, sum, early); break;
+            case Q3_K: multiply<Q3_K, NC>(p, job, ring, ahead, sum, early); break;
+            case Q4_K: multiply<Q4_K, NC>(p, job, ring, ahead, sum, early); break;
+            case Q5_K: multiply<Q5_K, NC>(p, job, ring, ahead, sum, early); break;
+            case Q6_K: multiply<Q6_K, NC>(p, job, ring, ahead, sum, early); break;
+            default: multiply<Q8_0, NC>(p, job, ring, ahead, sum, early); break;
         }
         if (at == s.first) { // seen by everybody with the sums
             if (squares) norm<NC>(p, c, squares, early, warp, lane);
@@ -433,6 +482,22 @@ template <int NC> __device__ __forceinline__ void operation(const Step& p, Commo
     }
 }
 
+// Weight `row` of the embedding of column n's token.
+struct OneWeight {
+    const u8* row; int k; float w;
+    template <int T> __device__ __forceinline__ void run() {
+        float eight[8];
+        dequant8<T>(row, k & ~7, eight);
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            if ((k & 7) == e) w = eight[e];
+    }
+};
+__device__ __forceinline__ float embedding(const Step& p, int n, int row) {
+    OneWeight one{p.table + (size_t)p.columns.at[n].token * p.row_bytes, row, 0.f};
+    with_type(p.table_type, one);
+    return one.w;
+}
 // The residual stream of this CTA's rows from the embedding, its squares, and the first norm's input.
 template <int NC> __device__ __forceinline__ void embed(const Step& p, Common* c, float* residual) {
     constexpr int N = Config<NC>::N;
@@ -444,7 +509,7 @@ template <int NC> __device__ __forceinline__ void embed(const Step& p, Common* c
         const int item = at + ((threadIdx.x >> 4) & 1), n0 = item % N, own0 = item / N;
         const bool on = n0 < p.columns.count && own0 < s.last - s.first;
         const int n = on ? n0 : 0, own = on ? own0 : 0, row = (s.first + own) * 16 + i;
-        const float v = p.h0[(size_t)n * p.width + row], square = sum16(v * v);
+        const float v = embedding(p, n, row), square = sum16(v * v);
         if (on) {
             residual[(own * N + n) * 16 + i] = v;
             if (i == 0) c->squares[own][n] = square;
@@ -495,7 +560,6 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
         if (kind == QKV) {
             grid_barrier<COMPUTE>(p.barrier, target);
             attend(p, layer, warp, lane);
-            grid_barrier<COMPUTE>(p.barrier, target);
             combine<NC>(p, layer, warp, lane);
         }
     }

@@ -50,6 +50,9 @@ driver_api! {
     memory_info: "cuMemGetInfo_v2" (*mut usize, *mut usize);
     allocate: "cuMemAlloc_v2" (*mut u64, usize);
     free: "cuMemFree_v2" (u64);
+    host_allocate: "cuMemHostAlloc" (*mut *mut c_void, usize, u32);
+    host_address: "cuMemHostGetDevicePointer_v2" (*mut u64, *mut c_void, u32);
+    host_free: "cuMemFreeHost" (*mut c_void);
     upload: "cuMemcpyHtoDAsync_v2" (u64, *const c_void, usize, Handle);
     download: "cuMemcpyDtoH_v2" (*mut c_void, u64, usize);
     copy: "cuMemcpyDtoDAsync_v2" (u64, u64, usize, Handle);
@@ -71,6 +74,7 @@ driver_api! {
 }
 
 const OUT_OF_MEMORY: i32 = 2;
+const HOST_MAPPED: u32 = 2;
 const ATTRIBUTE_SMS: i32 = 16;
 const ATTRIBUTE_MAJOR: i32 = 75;
 const ATTRIBUTE_MINOR: i32 = 76;
@@ -362,6 +366,63 @@ impl Drop for Buffer {
         // SAFETY: allocated by `new`, freed once; the driver waits for work that uses it.
         unsafe { (self.device.api.free)(self.at) };
         self.device.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Host memory that kernels write straight into: a result is there when the stream has been waited for, without a copy.
+pub struct Mapped<T: Copy> {
+    device: Arc<Device>,
+    host: *mut T,
+    at: u64,
+    length: usize,
+}
+
+// SAFETY: the only pointer to its memory, which any thread may use.
+unsafe impl<T: Copy + Send> Send for Mapped<T> {}
+
+impl<T: Copy + Default> Mapped<T> {
+    /// `length` values, at first the default.
+    pub fn new(device: &Arc<Device>, length: usize) -> Result<Mapped<T>, EngineError> {
+        let (api, mut host, mut at) = (device.api, std::ptr::null_mut(), 0);
+        // SAFETY: the out pointers are valid.
+        unsafe {
+            let bytes = (length * size_of::<T>()).max(16);
+            api.check("cuMemHostAlloc", (api.host_allocate)(&raw mut host, bytes, HOST_MAPPED))?;
+        }
+        let host: *mut T = host.cast();
+        let mut mapped = Mapped { device: Arc::clone(device), host, at: 0, length };
+        // SAFETY: `length` values fit into what was allocated, which the driver aligns to a page.
+        unsafe {
+            (0..length).for_each(|index| host.add(index).write(T::default()));
+            api.check("cuMemHostGetDevicePointer", (api.host_address)(&raw mut at, host.cast(), 0))?;
+        }
+        mapped.at = at;
+        Ok(mapped)
+    }
+
+    /// Its address on the device.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Bytes of the host that it takes.
+    pub fn bytes(&self) -> u64 {
+        (self.length * size_of::<T>()) as u64
+    }
+
+    /// What is there once all queued work is done.
+    pub fn after(&self, operation: &str) -> Result<&[T], EngineError> {
+        self.device.wait(operation)?;
+        // SAFETY: written by `new`, and by kernels that have ended; nothing else writes while `self` is borrowed.
+        Ok(unsafe { std::slice::from_raw_parts(self.host, self.length) })
+    }
+}
+
+impl<T: Copy> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        let _ = self.device.enter();
+        // SAFETY: allocated by `new`, freed once.
+        unsafe { (self.device.api.host_free)(self.host.cast()) };
     }
 }
 

@@ -20,8 +20,12 @@ pub use persistent::Tuning;
 use super::arch::Architecture;
 use super::weights::Model;
 use super::{Damage, Engine, EngineError, Feed, Held, ModelFacts, Next};
-use driver::{Buffer, Device, Function, Module, launch};
+use driver::{Buffer, Device, Function, Mapped, Module, launch};
 use std::sync::Arc;
+
+/// CTAs that choose a token together, and their threads (plain.cu).
+const CHOOSE_PARTS: u32 = 32;
+const CHOOSE_THREADS: u32 = 512;
 
 /// Columns that go through together.
 pub const COLUMNS: usize = 16;
@@ -166,8 +170,10 @@ pub struct CudaEngine {
     choose: Function,
     /// `[slot][vocab]`.
     logits: Buffer,
-    choices: Buffer,
-    received: Vec<Choice>,
+    /// Each CTA's part of the choice, and how many have come; both by slot.
+    parts: Buffer,
+    tickets: Buffer,
+    choices: Mapped<Choice>,
     _module: Module,
     device: Arc<Device>,
 }
@@ -185,12 +191,12 @@ impl CudaEngine {
         let path = options.path.unwrap_or_else(|| Path::choose(device.facts(), model).0);
         let slots = options.slots as u64;
         let logits = Buffer::filled(&device, "logits", slots * arch.vocab as u64 * 4, 0)?;
-        let choices = Buffer::filled(&device, "greedy choices", slots * size_of::<Choice>() as u64, 0)?;
+        let parts = Buffer::new(&device, "parts of greedy choices", slots * u64::from(CHOOSE_PARTS) * 16)?;
+        let tickets = Buffer::filled(&device, "tickets of greedy choices", slots * 4, 0)?;
+        let choices = Mapped::new(&device, options.slots)?;
         let pass = match path {
             Path::Plain => Pass::Plain(plain::Plain::new(&device, &module, model, options)?),
-            Path::Persistent => {
-                Pass::Persistent(Box::new(persistent::Persistent::new(&device, &module, model, options)?))
-            }
+            Path::Persistent => Pass::Persistent(Box::new(persistent::Persistent::new(&device, model, options)?)),
         };
         device.wait("loading the model")?;
         let facts = ModelFacts {
@@ -205,9 +211,8 @@ impl CudaEngine {
             kernel: kernel_name(path, device.facts().compute),
         };
         let choose = module.function("choose")?;
-        let received = vec![Choice::default(); options.slots];
         let lengths = vec![0; options.slots];
-        Ok(CudaEngine { facts, path, lengths, pass, choose, logits, choices, received, _module: module, device })
+        Ok(CudaEngine { facts, path, lengths, pass, choose, logits, parts, tickets, choices, _module: module, device })
     }
 
     /// Which kernels it uses.
@@ -269,8 +274,9 @@ impl CudaEngine {
         if columns.used().iter().all(|column| column.want == 0) {
             return Ok(());
         }
-        let (device, grid) = (&self.device, (columns.count as u32, 1));
-        launch!(device, self.choose, grid, 1024, 0; *columns, self.logits.at(), self.facts.vocab as i32, self.choices.at())
+        let (device, grid) = (&self.device, (columns.count as u32, CHOOSE_PARTS));
+        launch!(device, self.choose, grid, CHOOSE_THREADS, 0;
+            *columns, self.logits.at(), self.facts.vocab as i32, self.parts.at(), self.tickets.at(), self.choices.at())
     }
 }
 
@@ -299,8 +305,8 @@ impl Engine for CudaEngine {
     }
 
     fn held(&self) -> Held {
-        let host = self.received.len() * size_of::<Choice>() + self.lengths.len() * size_of::<usize>();
-        Held { host_bytes: host as u64, device_bytes: Some(self.device.held_bytes()) }
+        let host = self.choices.bytes() + size_of_val(self.lengths.as_slice()) as u64;
+        Held { host_bytes: host, device_bytes: Some(self.device.held_bytes()) }
     }
 
     fn step(&mut self, batch: &[Feed<'_>], out: &mut Vec<Next>) -> Result<(), EngineError> {
@@ -329,9 +335,9 @@ impl Engine for CudaEngine {
         if columns.count > 0 {
             self.pass(&columns)?;
         }
-        self.choices.download(0, &mut self.received)?;
+        let choices = self.choices.after("step")?;
         for feed in batch {
-            let choice = self.received[feed.slot];
+            let choice = choices[feed.slot];
             out.push(Next { slot: feed.slot, token: choice.token, logits_hash: choice.hash });
         }
         Ok(())

@@ -26,16 +26,18 @@ const CHUNK: usize = 32;
 const GROUP_MAX: usize = 8;
 /// Reads as "not there yet" in the buffers that CTAs exchange.
 const EMPTY: u32 = u32::MAX;
+/// Compute warps of a CTA.
+const WARPS: usize = 8;
 /// Tiles of a stage of the ring: one a compute warp.
-const STAGE_TILES: usize = 8;
+const STAGE_TILES: usize = WARPS;
 /// A stage needs this many bytes of barriers: four full, one empty.
 const STAGE_BARRIER_BYTES: usize = 40;
 
 /// How the kernel is launched. The defaults are the fastest that were measured (`kernels/NOTES.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
-    /// Most bulk copies (two tiles each) on their way at a time, a CTA.
-    pub window: u32,
+    /// Most bytes of weights on their way at a time, a CTA: more only lengthens the queues that everything else waits in.
+    pub window_bytes: u32,
     /// Most stages of the ring; less where shared memory is.
     pub depth_max: u32,
     /// Fetch cached keys and values into L2 before they are wanted.
@@ -44,7 +46,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { window: 8, depth_max: 32, prefetch: true }
+        Tuning { window_bytes: 40 << 10, depth_max: 32, prefetch: true }
     }
 }
 
@@ -113,18 +115,22 @@ struct Step {
     group: i32,
     depth: i32,
     stage_bytes: i32,
+    ahead: i32,
     window: i32,
     head: i32,
     prefetch: i32,
     zero: i32,
+    table_type: i32,
     epsilon: f32,
     turn_a: i32,
     turn_b: i32,
     barrier_base: u32,
+    parts_base: [u32; COLUMNS],
     x: [[u64; 3]; 4],
     squares_a: [u64; 3],
     squares_b: [u64; 3],
-    h0: u64,
+    table: u64,
+    row_bytes: u64,
     gain: u64,
     rope: u64,
     q: u64,
@@ -132,6 +138,7 @@ struct Step {
     values: u64,
     part: u64,
     part_max: u64,
+    parts_there: u64,
     logits: u64,
     barrier: u64,
 }
@@ -162,12 +169,22 @@ impl Width {
             Width::Sixteen => 16,
         }
     }
+
+    /// Bytes of shared memory that each warp has for activations on their way (`Ahead` in step.cu): nine planes of 64 bytes a column.
+    const fn ahead_bytes(self) -> usize {
+        match self {
+            Width::One | Width::Eight => 0,
+            Width::Sixteen => 9 * 64 * self.columns(),
+        }
+    }
 }
 
 /// Bytes of shared memory before the ring and without its barriers: the kernel's `lay_out`, line by line.
-fn shared_before_ring(width: Width, own_groups: usize, layers: usize, layout: &Layout) -> usize {
-    let parts = (layout.common_bytes as usize).next_multiple_of(128) + own_groups * width.columns() * 64;
-    (parts + (6 * layers + 1) * size_of::<Part>()).next_multiple_of(128) + layout.red_bytes[width as usize] as usize
+fn shared_before_ring(width: Width, shapes: &[Shape; 5], ctas: u32, layers: usize, layout: &Layout) -> usize {
+    let residual = (layout.common_bytes as usize).next_multiple_of(128);
+    let parts = residual + own_groups(shapes, ctas) * width.columns() * 64;
+    let red = (parts + (6 * layers + 1) * size_of::<Part>()).next_multiple_of(128);
+    red + layout.red_bytes[width as usize] as usize + WARPS * width.ahead_bytes()
 }
 
 /// Row groups of the residual stream that a CTA has at most.
@@ -178,9 +195,9 @@ fn own_groups(shapes: &[Shape; 5], ctas: u32) -> usize {
 /// For 1, 8 and 16 columns: stages of the ring and all bytes of shared memory, as the launch would have them on a chip of so many
 /// multiprocessors. `layout` is what the kernel reports.
 pub(super) fn rings(model: &Model, multiprocessors: u32, shared_max: usize, layout: &Layout) -> [(usize, usize); 3] {
-    let own_groups = own_groups(&shapes(model), multiprocessors.min(GRID));
+    let shapes = shapes(model);
     Width::ALL.map(|width| {
-        let before = shared_before_ring(width, own_groups, model.arch.layers, layout);
+        let before = shared_before_ring(width, &shapes, multiprocessors.min(GRID), model.arch.layers, layout);
         ring(before, STAGE_TILES * most_tile_bytes(model), shared_max, Tuning::default().depth_max as usize)
     })
 }
@@ -214,8 +231,6 @@ struct Exchange {
 pub(super) struct Persistent {
     device: Arc<Device>,
     module: Module,
-    embed: Function,
-    embedding: Embedding,
     step: Step,
     variants: Vec<Variant>,
     exchange: Exchange,
@@ -229,20 +244,8 @@ pub(super) struct Persistent {
     tuning: Tuning,
 }
 
-/// The embedding table as it lies in the file.
-struct Embedding {
-    table: Buffer,
-    ty: i32,
-    row_bytes: u64,
-}
-
 impl Persistent {
-    pub(super) fn new(
-        device: &Arc<Device>,
-        plain: &Module,
-        model: &Model,
-        options: CudaOptions,
-    ) -> Result<Self, EngineError> {
+    pub(super) fn new(device: &Arc<Device>, model: &Model, options: CudaOptions) -> Result<Self, EngineError> {
         if let Some(reason) = refusal(model) {
             return Err(EngineError::Request(format!("the persistent kernel cannot run {}: {reason}", model.path)));
         }
@@ -253,7 +256,10 @@ impl Persistent {
         let module = Module::new(device, "step", ptx)?;
         let layout = check_layout(device, &module)?;
         let uploader = Uploader::new(device)?;
-        let embedding = upload_embedding(&uploader, model)?;
+        // The embedding table stays as it lies in the file.
+        let tensor = &model.tensors[0];
+        let table = Buffer::new(device, "embedding table", tensor.bytes as u64)?;
+        uploader.put(model, tensor, &table, 0)?;
         let (tiles, parts) = pack(&uploader, model)?;
         let parts = Buffer::of(device, "table of matrices", &parts)?;
         let stage_bytes = STAGE_TILES * most_tile_bytes(model);
@@ -273,20 +279,20 @@ impl Persistent {
                 OWN_MAX * ROWS
             )));
         }
-        let before_ring = Width::ALL.map(|width| shared_before_ring(width, own_groups, arch.layers, &layout));
+        let before_ring = Width::ALL.map(|width| shared_before_ring(width, &shapes, ctas, arch.layers, &layout));
         let exchange = Exchange::new(device, model, options)?;
         let mut step = base_step(model, options, &tiles, &parts, shapes, stage_bytes);
         exchange.point(&mut step);
         let mut exchange = exchange;
-        exchange.rest.extend([tiles, parts]);
+        (step.table, step.table_type) = (table.at(), tensor.ty.gguf_id() as i32);
+        step.row_bytes = (tensor.bytes / tensor.rows) as u64;
+        exchange.rest.extend([tiles, parts, table]);
         let gains = Buffer::of(device, "norms", &plain::gains(model))?;
         let rope = Buffer::of(device, "rotary table", &rope_table(arch, options.context_tokens))?;
         (step.gain, step.rope) = (gains.at(), rope.at());
         exchange.rest.push(rope);
         let mut made = Persistent {
             device: Arc::clone(device),
-            embed: plain.function("embed")?,
-            embedding,
             step,
             variants: Vec::new(),
             exchange,
@@ -349,15 +355,19 @@ impl Persistent {
         let most = columns.used().iter().map(|column| column.position as usize / CHUNK + 1).max().unwrap_or(1);
         step.chunks = most as i32;
         step.depth = variant.depth as i32;
-        (step.window, step.prefetch) = (self.tuning.window as i32, i32::from(self.tuning.prefetch));
-        let (device, e) = (&self.device, &self.embedding);
-        let grid = ((step.width as u32).div_ceil(256 * 8), count as u32);
-        launch!(device, self.embed, grid, 256, 0; *columns, e.ty, e.table.at(), e.row_bytes, step.width, step.h0)?;
+        step.ahead = width.ahead_bytes() as i32;
+        // A copy is two tiles, a quarter of a stage.
+        let copy_bytes = step.stage_bytes as u32 / 4;
+        step.window = ((self.tuning.window_bytes + copy_bytes / 2) / copy_bytes).max(1) as i32;
+        step.prefetch = i32::from(self.tuning.prefetch);
         let ctas = self.ctas;
-        launch!(device, variant.function, (ctas, 1), variant.threads, variant.shared_bytes as u32; *step)?;
+        launch!(self.device, variant.function, (ctas, 1), variant.threads, variant.shared_bytes as u32; *step)?;
         step.turn_a = (step.turn_a + step.layers + 1) % 3;
         step.turn_b = (step.turn_b + step.layers) % 3;
-        step.barrier_base = step.barrier_base.wrapping_add(2 * step.layers as u32 * ctas);
+        step.barrier_base = step.barrier_base.wrapping_add(step.layers as u32 * ctas);
+        for (base, column) in step.parts_base.iter_mut().zip(columns.used()) {
+            *base = base.wrapping_add(step.layers as u32 * (column.position as u32 / CHUNK as u32 + 1));
+        }
         Ok(())
     }
 }
@@ -391,13 +401,6 @@ fn check_layout(device: &Arc<Device>, module: &Module) -> Result<Layout, EngineE
         )));
     }
     Ok(layout)
-}
-
-fn upload_embedding(uploader: &Uploader, model: &Model) -> Result<Embedding, EngineError> {
-    let tensor = &model.tensors[0];
-    let table = Buffer::new(&uploader.device, "embedding table", tensor.bytes as u64)?;
-    uploader.put(model, tensor, &table, 0)?;
-    Ok(Embedding { table, ty: tensor.ty.gguf_id() as i32, row_bytes: (tensor.bytes / tensor.rows) as u64 })
 }
 
 fn most_tile_bytes(model: &Model) -> usize {
@@ -497,18 +500,22 @@ fn base_step(
         group: (arch.heads / arch.kv_heads) as i32,
         depth: 0,
         stage_bytes: stage_bytes as i32,
+        ahead: 0,
         window: 0,
         head: 0,
         prefetch: 0,
         zero: 0,
+        table_type: 0,
         epsilon: arch.norm_epsilon,
         turn_a: 0,
         turn_b: 0,
         barrier_base: 0,
+        parts_base: [0; COLUMNS],
         x: [[0; 3]; 4],
         squares_a: [0; 3],
         squares_b: [0; 3],
-        h0: 0,
+        table: 0,
+        row_bytes: 0,
         gain: 0,
         rope: 0,
         q: 0,
@@ -516,6 +523,7 @@ fn base_step(
         values: 0,
         part: 0,
         part_max: 0,
+        parts_there: 0,
         logits: 0,
         barrier: 0,
     }
@@ -531,7 +539,6 @@ impl Exchange {
         let cache = (2 * arch.layers * options.slots * context) as u64 * arch.kv_width() as u64;
         let items = (COLUMNS * context / CHUNK * arch.heads) as u64;
         let rest = vec![
-            Buffer::filled(device, "embeddings", (4 * COLUMNS * arch.width) as u64, 0)?,
             Buffer::filled(device, "queries", (2 * COLUMNS * arch.q_width()) as u64, 0)?,
             // Zero, because positions past the last are multiplied by zero, and what lies there must not be a NaN.
             Buffer::filled(device, "cached keys", cache, 0)?,
@@ -539,6 +546,7 @@ impl Exchange {
             Buffer::filled(device, "partial attention", items * HEAD_WIDTH as u64 * 4, 0)?,
             Buffer::filled(device, "maxima of partial attention", items * 8, 0)?,
             Buffer::filled(device, "grid barrier", 128, 0)?,
+            Buffer::filled(device, "counts of partial attention", (4 * COLUMNS * arch.kv_heads) as u64, 0)?,
         ];
         Ok(Exchange { x, squares, rest })
     }
@@ -552,8 +560,8 @@ impl Exchange {
         step.squares_a = [0, 1, 2].map(|turn| self.squares.at() + turn * each);
         step.squares_b = [3, 4, 5].map(|turn| self.squares.at() + turn * each);
         let at = |index: usize| self.rest[index].at();
-        (step.h0, step.q, step.keys, step.values) = (at(0), at(1), at(2), at(3));
-        (step.part, step.part_max, step.barrier) = (at(4), at(5), at(6));
+        (step.q, step.keys, step.values) = (at(0), at(1), at(2));
+        (step.part, step.part_max, step.barrier, step.parts_there) = (at(3), at(4), at(5), at(6));
     }
 
     fn clear(&self) -> Result<(), EngineError> {
