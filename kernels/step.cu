@@ -28,6 +28,7 @@
 #include "tiles.cuh"
 
 constexpr int OWN_MAX = 16; // row groups of the residual stream that one CTA can own
+constexpr int THREADS = COMPUTE + 128; // whole warpgroups, which can trade registers
 
 template <int NC> struct Config {
     static constexpr int TILES = (NC + 7) / 8, N = stored(NC);       // n-tiles of the mma; columns stored
@@ -35,7 +36,6 @@ template <int NC> struct Config {
     static constexpr int ROWS = 4;                                   // row groups of a batch
     static constexpr int BUFFERS = NC > 8 ? 1 : 2;                   // batches whose partial sums are in shared memory
     static constexpr int RED = WARPS * ROWS * 16 * STRIDE;           // floats of one of them
-    static constexpr int THREADS = COMPUTE + 128;                    // whole warpgroups, which can trade registers
     static constexpr int SQUARES = (N + WARPS - 1) / WARPS;          // columns whose norm one warp works out
 };
 
@@ -568,9 +568,9 @@ template <int NC> __device__ __forceinline__ void enter(const Step& p) {
     extern __shared__ __align__(128) u8 shared[];
     step<NC>(p, shared);
 }
-extern "C" __global__ void __launch_bounds__(Config<1>::THREADS, 1) step1(const __grid_constant__ Step p) { enter<1>(p); }
-extern "C" __global__ void __launch_bounds__(Config<8>::THREADS, 1) step8(const __grid_constant__ Step p) { enter<8>(p); }
-extern "C" __global__ void __launch_bounds__(Config<16>::THREADS, 1) step16(const __grid_constant__ Step p) { enter<16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) step1(const __grid_constant__ Step p) { enter<1>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) step8(const __grid_constant__ Step p) { enter<8>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) step16(const __grid_constant__ Step p) { enter<16>(p); }
 // The host checks that both sides agree on this.
 extern "C" __global__ void step_layout(u32* out) {
     out[0] = sizeof(Step);
@@ -578,7 +578,5 @@ extern "C" __global__ void step_layout(u32* out) {
     out[2] = Config<1>::BUFFERS * Config<1>::RED * 4;
     out[3] = Config<8>::BUFFERS * Config<8>::RED * 4;
     out[4] = Config<16>::BUFFERS * Config<16>::RED * 4;
-    out[5] = Config<1>::THREADS;
-    out[6] = Config<8>::THREADS;
-    out[7] = Config<16>::THREADS;
+    out[5] = THREADS;
 }

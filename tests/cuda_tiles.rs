@@ -200,15 +200,8 @@ fn step_layout(arch: &str) -> StepLayout {
     let constants = body.lines().filter_map(|line| line.trim().strip_prefix("mov.u32"));
     let value = |line: &str| line.split([',', ';']).nth(1).and_then(|text| text.trim().parse().ok());
     let sizes: Vec<u32> = constants.map(|line| value(line).expect("a constant")).collect();
-    let [step_bytes, common_bytes, red_1, red_8, red_16, threads_1, threads_8, threads_16] = sizes[..] else {
-        panic!("{sizes:?}")
-    };
-    StepLayout {
-        step_bytes,
-        common_bytes,
-        red_bytes: [red_1, red_8, red_16],
-        threads: [threads_1, threads_8, threads_16],
-    }
+    let [step_bytes, common_bytes, one, eight, sixteen, threads] = sizes[..] else { panic!("{sizes:?}") };
+    StepLayout { step_bytes, common_bytes, red_bytes: [one, eight, sixteen], threads }
 }
 
 #[test]

@@ -216,7 +216,6 @@ fn ring(before: usize, stage_bytes: usize, shared_max: usize, depth_max: usize) 
 /// One variant of the kernel, with its ring.
 struct Variant {
     function: Function,
-    threads: u32,
     depth: usize,
     shared_bytes: usize,
 }
@@ -315,8 +314,7 @@ impl Persistent {
 
     fn lay_out(&self, functions: [Function; 3]) -> Result<Vec<Variant>, EngineError> {
         let shared_max = self.device.facts().shared_bytes_max as usize;
-        let threads = self.layout.threads;
-        let variants = functions.into_iter().zip(self.before_ring).zip(threads).map(|((function, before), threads)| {
+        let variants = functions.into_iter().zip(self.before_ring).map(|(function, before)| {
             let depth_max = self.tuning.depth_max as usize;
             let (depth, shared_bytes) = ring(before, self.step.stage_bytes as usize, shared_max, depth_max);
             if depth < 2 {
@@ -325,7 +323,7 @@ impl Persistent {
                     "{name} has {shared_max} bytes of shared memory a block, too few for this model's persistent kernel"
                 )));
             }
-            Ok(Variant { function, threads, depth, shared_bytes })
+            Ok(Variant { function, depth, shared_bytes })
         });
         variants.collect()
     }
@@ -361,7 +359,7 @@ impl Persistent {
         step.window = ((self.tuning.window_bytes + copy_bytes / 2) / copy_bytes).max(1) as i32;
         step.prefetch = i32::from(self.tuning.prefetch);
         let ctas = self.ctas;
-        launch!(self.device, variant.function, (ctas, 1), variant.threads, variant.shared_bytes as u32; *step)?;
+        launch!(self.device, variant.function, (ctas, 1), self.layout.threads, variant.shared_bytes as u32; *step)?;
         step.turn_a = (step.turn_a + step.layers + 1) % 3;
         step.turn_b = (step.turn_b + step.layers) % 3;
         step.barrier_base = step.barrier_base.wrapping_add(step.layers as u32 * ctas);
@@ -382,8 +380,8 @@ pub struct Layout {
     pub common_bytes: u32,
     /// Of partial sums, for 1, 8 and 16 columns.
     pub red_bytes: [u32; 3],
-    /// Threads of a CTA, for 1, 8 and 16 columns.
-    pub threads: [u32; 3],
+    /// Threads of a CTA.
+    pub threads: u32,
 }
 
 /// Compares the kernel's idea of its structures with ours.
