@@ -22,6 +22,7 @@ use std::path::PathBuf;
 Only SELECT on soakd's tables and views. :now_ms is the present time in milliseconds.")]
 pub struct Args {
     /// One SELECT; - reads it from standard input; nothing lists views and queries to begin with
+    #[arg(allow_hyphen_values = true)] // a query that is pasted begins with its comment: -- ...
     sql: Option<String>,
     /// The database
     #[arg(long, value_name = "FILE", default_value = "soak.db")]
