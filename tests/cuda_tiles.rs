@@ -218,8 +218,13 @@ fn host_and_kernel_mean_the_same_memory_and_the_ring_fits_every_type() {
                     model.tensors[1..].iter().chain([model.head()]).filter(|tensor| tiles::has_tiles(tensor.ty));
                 let stage = 8 * largest.map(|tensor| tiles::tile_bytes(tensor.ty)).max().expect("a matrix");
                 for (depth, bytes) in check::rings(&model, multiprocessors, SHARED_MAX, &layout) {
-                    // Two stages are on their way (8 copies of 2 tiles of 8 a stage); the warps must have others to work on.
-                    assert!(depth >= 4, "{arch} {shape} {variant}: a ring of {depth}");
+                    // What is on its way takes so many stages; the warps must have another to work on. (Q8_0 at 16 columns has three
+                    // in all, two of them on their way, and is no slower for it: kernels/NOTES.md.)
+                    let on_their_way = (cuda::Tuning::default().window_bytes as usize).div_ceil(stage);
+                    assert!(
+                        depth > on_their_way,
+                        "{arch} {shape} {variant}: a ring of {depth}, {on_their_way} on their way"
+                    );
                     assert!(bytes <= SHARED_MAX, "{arch} {shape} {variant}: {bytes} bytes of shared memory");
                     assert!(
                         depth == 32 || bytes + stage + 256 > SHARED_MAX,
