@@ -80,6 +80,7 @@ fn child_writer() {
     };
     let process_id = new_worker(&mut store, run_id);
     let mut out = std::io::stdout().lock();
+    writeln!(out).expect("the parent listens"); // the harness has begun a line: what it says first is not to be lost in that
     for n in 0.. {
         let at = START + n * 1_000;
         store.append(&batch(process_id, at)).expect("append");

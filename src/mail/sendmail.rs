@@ -102,7 +102,7 @@ mod tests {
             // Another test that forks just now holds the file that was written a moment ago.
             match &attempt.outcome {
                 Outcome::Retry { reason, .. } if reason.contains("busy") => {
-                    std::thread::sleep(Duration::from_millis(20))
+                    std::thread::sleep(Duration::from_millis(20));
                 }
                 _ => return attempt,
             }

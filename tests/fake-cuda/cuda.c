@@ -53,6 +53,9 @@ int cuCtxSetCurrent(handle_t context) { (void)context; return now(); }
 int cuCtxDestroy_v2(handle_t context) { (void)context; return now(); }
 int cuMemGetInfo_v2(size_t *left, size_t *total) { *left = 8000000000u, *total = 16000000000u; return now(); }
 int cuMemAlloc_v2(uint64_t *out, size_t bytes) { *out = (uint64_t)(uintptr_t)calloc(1, bytes); return *out ? now() : 2; }
+int cuMemHostAlloc(void **out, size_t bytes, unsigned flags) { (void)flags; *out = calloc(1, bytes); return *out ? now() : 2; }
+int cuMemHostGetDevicePointer_v2(uint64_t *out, void *host, unsigned flags) { (void)flags; *out = (uint64_t)(uintptr_t)host; return now(); }
+int cuMemFreeHost(void *host) { free(host); return now(); }
 int cuMemFree_v2(uint64_t at) { free((void *)(uintptr_t)at); return now(); }
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, handle_t stream) {
     (void)stream;
