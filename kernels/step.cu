@@ -159,6 +159,7 @@ template <int T, int NT> struct Sink {
             }
     }
 };
+
 // ---- activations ------------------------------------------------------------------------------------------------------------------
 // How a warp has its activations at hand when it wants them:
 //   up to 8 columns: the next super-block is on its way into registers while this one is multiplied;
@@ -189,8 +190,8 @@ template <int NC> struct Ahead {
                 if (on(n)) b[k][n] = poll4(from + (k * PLANES + n * 32));
             }
     }
-    // Until everything has come. A plane of products is stored 16 bytes at a time (publish), so that one word tells; the sums, word by
-    // word. Sums are stored last and cover all of a super-block: to wait for them alone asks a ninth of L2.
+    // Until everything has come. A plane of products is stored and polled 16 bytes at once (publish, poll4), so that one word tells; of what
+    // cp.async brought at 16 columns PTX does not promise that, the chip's 32-byte sectors do. The sums are stored word by word. Sums are stored last and cover all of a super-block: to wait for them alone asks a ninth of L2.
     __device__ __forceinline__ void settle(uint4 (&b)[9][NT], int super) const {
         const uint4* sums = source(super) + 8 * PLANES;
         for (int tries = 0;; tries++) {

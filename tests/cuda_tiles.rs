@@ -219,7 +219,7 @@ fn host_and_kernel_mean_the_same_memory_and_the_ring_fits_every_type() {
                 let stage = 8 * largest.map(|tensor| tiles::tile_bytes(tensor.ty)).max().expect("a matrix");
                 for (depth, bytes) in check::rings(&model, multiprocessors, SHARED_MAX, &layout) {
                     // What is on its way takes so many stages; the warps must have another to work on. (Q8_0 at 16 columns has three
-                    // in all, two of them on their way, and is no slower for it: kernels/NOTES.md.)
+                    // in all, two of them on their way; how fast that is: kernels/NOTES.md.)
                     let on_their_way = (cuda::Tuning::default().window_bytes as usize).div_ceil(stage);
                     assert!(
                         depth > on_their_way,
