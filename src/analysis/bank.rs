@@ -129,12 +129,97 @@ const WANDER_TAU_H: f64 = 1.2;
 /// Time constant that stands for a random walk, hours.
 const WALK_H: f64 = 300.0;
 
+/// Entries of the upper triangle of a symmetric matrix of size `n`.
+const fn triangle(n: usize) -> usize {
+    n * (n + 1) / 2
+}
+
+/// Where entry `i`, `j` (i ≤ j) of a symmetric matrix of size `n` is kept: its upper triangle, row by row.
+const fn packed(n: usize, i: usize, j: usize) -> usize {
+    i * (2 * n - i + 1) / 2 + j - i
+}
+
 /// Zeroes whose pages are there from the start. The columns of onsets come into use one after another through two days, and
 /// pages that the kernel gives only then would look like growth of the supervisor's own.
 fn touched_zeroes(len: usize) -> Vec<f64> {
     let mut zeroes = vec![1.0; len];
     zeroes.iter_mut().for_each(|zero| *zero = std::hint::black_box(0.0));
     zeroes
+}
+
+/// Ways of starting that closed segments are told apart by: neighbours on the grid share one, and none has its own.
+pub const CLASSES: usize = WARM / 2 + 1;
+
+/// What closed segments say of the shared columns (see [`SHARED`]), for each class of starts. There are many of these, so they are
+/// kept small: only the series' own column, whose small remainders are what everything is judged by, has its full precision.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    columns: Vec<f32>,
+    series: Vec<f64>,
+    /// Logarithm of the determinants left by the elimination of closed segments, for each class.
+    pub ln_det: Vec<f64>,
+}
+
+impl History {
+    const SIZE: usize = SHARED.len();
+    const OTHERS: usize = Self::SIZE - 1;
+
+    /// True before the first restart.
+    pub fn is_empty(&self) -> bool {
+        self.ln_det.is_empty()
+    }
+
+    /// Makes room.
+    pub fn begin(&mut self) {
+        self.columns = vec![0.0; CLASSES * triangle(Self::OTHERS)];
+        self.series = vec![0.0; CLASSES * Self::SIZE];
+        self.ln_det = vec![0.0; CLASSES];
+    }
+
+    /// The entry of class `class` for shared columns `i` ≤ `j`.
+    pub fn at(&self, class: usize, i: usize, j: usize) -> f64 {
+        if j < Self::OTHERS {
+            f64::from(self.columns[class * triangle(Self::OTHERS) + packed(Self::OTHERS, i, j)])
+        } else {
+            self.series[class * Self::SIZE + i]
+        }
+    }
+
+    /// Adds to it.
+    pub fn add(&mut self, class: usize, i: usize, j: usize, value: f64) {
+        self.set(class, i, j, self.at(class, i, j) + value);
+    }
+
+    fn set(&mut self, class: usize, i: usize, j: usize, value: f64) {
+        if j < Self::OTHERS {
+            self.columns[class * triangle(Self::OTHERS) + packed(Self::OTHERS, i, j)] = value as f32;
+        } else {
+            self.series[class * Self::SIZE + i] = value;
+        }
+    }
+
+    /// Moves onset `from` into slot `to`, leaving `from` empty.
+    pub fn move_onset(&mut self, from: usize, to: usize) {
+        let (a, b) = (ONSET_IN_SHARED + from, ONSET_IN_SHARED + to);
+        for class in 0..self.ln_det.len() {
+            let own = self.at(class, a, a);
+            for i in (0..Self::SIZE).filter(|i| *i != a && *i != b) {
+                self.set(class, i.min(b), i.max(b), self.at(class, i.min(a), i.max(a)));
+            }
+            self.set(class, b, b, own);
+        }
+        self.clear_onset(from);
+    }
+
+    /// Zeroes onset `k`.
+    pub fn clear_onset(&mut self, k: usize) {
+        let c = ONSET_IN_SHARED + k;
+        for class in 0..self.ln_det.len() {
+            for i in 0..Self::SIZE {
+                self.set(class, i.min(c), i.max(c), 0.0);
+            }
+        }
+    }
 }
 
 /// One whitened regression under one kind of noise.
@@ -145,14 +230,12 @@ pub struct Filter {
     mean: [f64; COLUMNS],
     variance: f64,
     last_h: Option<f64>,
-    /// Upper triangle, row-major with full rows: `gram[i * COLUMNS + j]`, j ≥ i.
-    pub gram: Vec<f64>,
+    /// Upper triangle, row by row.
+    gram: Vec<f64>,
     /// Sum of the logarithms of the innovation variances.
     pub ln_s: f64,
-    /// What closed segments say of the shared columns, for each way of starting (see [`SHARED`]); empty before a restart.
-    pub history: Vec<f64>,
-    /// Logarithm of the determinants left by the elimination of closed segments, for each way of starting.
-    pub history_ln_det: Vec<f64>,
+    /// What closed segments say.
+    pub history: History,
 }
 
 impl Filter {
@@ -163,10 +246,9 @@ impl Filter {
             mean: [0.0; COLUMNS],
             variance: 1.0 - noise.white,
             last_h: None,
-            gram: touched_zeroes(COLUMNS * COLUMNS),
+            gram: touched_zeroes(triangle(COLUMNS)),
             ln_s: 0.0,
-            history: Vec::new(),
-            history_ln_det: Vec::new(),
+            history: History::default(),
         }
     }
 
@@ -209,11 +291,12 @@ impl Filter {
             if f == 0.0 {
                 continue;
             }
-            let row = &mut self.gram[c * COLUMNS..(c + 1) * COLUMNS];
+            let start = packed(COLUMNS, c, c);
+            let row = &mut self.gram[start..start + COLUMNS - c];
             for run in &runs {
                 let from = run.start.max(c);
                 if from < run.end {
-                    for (g, v) in row[from..run.end].iter_mut().zip(&e[from..run.end]) {
+                    for (g, v) in row[from - c..run.end - c].iter_mut().zip(&e[from..run.end]) {
                         *g += f * v;
                     }
                 }
@@ -230,14 +313,13 @@ impl Filter {
 
     /// The Gram entry of two columns.
     pub fn at(&self, i: usize, j: usize) -> f64 {
-        if i <= j { self.gram[i * COLUMNS + j] } else { self.gram[j * COLUMNS + i] }
+        self.gram[packed(COLUMNS, i.min(j), i.max(j))]
     }
 
     /// Zeroes everything about column `c`, so that its slot can be used anew.
     pub fn clear_column(&mut self, c: usize) {
         for i in 0..COLUMNS {
-            let (a, b) = (i.min(c), i.max(c));
-            self.gram[a * COLUMNS + b] = 0.0;
+            self.gram[packed(COLUMNS, i.min(c), i.max(c))] = 0.0;
         }
         self.mean[c] = 0.0;
     }
@@ -252,46 +334,19 @@ impl Filter {
             if i == to {
                 continue;
             }
-            let (a, b) = (i_new.min(to), i_new.max(to));
-            self.gram[a * COLUMNS + b] = *v;
+            self.gram[packed(COLUMNS, i_new.min(to), i_new.max(to))] = *v;
         }
         self.mean[to] = mean;
-    }
-
-    /// Moves onset `from` of the history into slot `to`.
-    pub fn move_history(&mut self, from: usize, to: usize) {
-        let size = SHARED.len();
-        let (a, b) = (ONSET_IN_SHARED + from, ONSET_IN_SHARED + to);
-        for h in self.history.chunks_exact_mut(size * size) {
-            let at = |i: usize, j: usize| i.min(j) * size + i.max(j);
-            let own = h[at(a, a)];
-            for i in (0..size).filter(|i| *i != a && *i != b) {
-                h[at(i, b)] = h[at(i, a)];
-            }
-            h[at(b, b)] = own;
-        }
-        self.clear_history(from);
-    }
-
-    /// Zeroes onset `k` of the history.
-    pub fn clear_history(&mut self, k: usize) {
-        let size = SHARED.len();
-        let c = ONSET_IN_SHARED + k;
-        for h in self.history.chunks_exact_mut(size * size) {
-            for i in 0..size {
-                h[i.min(c) * size + i.max(c)] = 0.0;
-            }
-        }
     }
 
     /// Replaces the series by the series less `coefficient` times column `c`.
     pub fn subtract(&mut self, c: usize, coefficient: f64) {
         let column: Vec<f64> = (0..COLUMNS).map(|i| self.at(i, c)).collect();
         for (i, v) in column.iter().enumerate().take(Y) {
-            self.gram[i * COLUMNS + Y] -= coefficient * v;
+            self.gram[packed(COLUMNS, i, Y)] -= coefficient * v;
         }
         let yc = column[Y];
-        self.gram[Y * COLUMNS + Y] += coefficient * (coefficient * column[c] - 2.0 * yc);
+        self.gram[packed(COLUMNS, Y, Y)] += coefficient * (coefficient * column[c] - 2.0 * yc);
         self.mean[Y] -= coefficient * self.mean[c];
     }
 }

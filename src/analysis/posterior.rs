@@ -6,14 +6,14 @@
 //! (inverse gamma prior), and the drift has a prior of several scales.
 
 use super::bank::{
-    COLUMNS, DAY_0, HINGE_0, ONSET_IN_SHARED, REQ, SHARED, STARTS, WARM, WARM_0, Y, eliminate, eliminate_rows, pair,
+    CLASSES, DAY_0, HINGE_0, ONSET_IN_SHARED, REQ, STARTS, WARM, WARM_0, Y, eliminate, eliminate_rows, pair,
 };
 use super::beliefs::{
     LEAK_SIZES, P_FROM_START, P_LEAK, P_NONE, P_TOLERATED, TOLERATED_SD, ln_grows, ln_plausible, ln_plausible_cache,
     ln_prior_of_day, ln_prior_of_noise, ln_prior_of_start,
 };
 use super::mixture::{Part, Posterior};
-use super::regression::{NOISE_FLOOR, Regression, alike, prior};
+use super::regression::{NOISE_FLOOR, Regression, alike, class_of, prior};
 
 /// What leaks: nothing, requests, or time since onset `k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -382,26 +382,26 @@ fn with_history(
     let mut m = gather(f, &order);
     let ln_det = eliminate(&mut m, n, common.len(), ridge);
     let (w0, s0) = (common.len(), common.len() + WARM);
-    let size = SHARED.len();
     let place: Vec<usize> =
         shared.iter().map(|c| if *c < WARM_0 { c - DAY_0 } else { c - REQ + ONSET_IN_SHARED - 1 }).collect();
     let k = shared.len();
     let mut a = vec![0.0; k * k];
-    for warm in (0..=WARM).filter(|w| live >> w & 1 == 1) {
-        let h = &f.history[warm * size * size..(warm + 1) * size * size];
+    for class in (0..CLASSES).filter(|class| (0..=WARM).any(|k| class_of(k) == Some(*class) && live >> k & 1 == 1)) {
         // Of the ways in which this segment may have started the two that explain it best by themselves.
         let gain = |k: usize| {
             let y = m[(w0 + k) * n + n - 1];
             y * y / (m[(w0 + k) * n + w0 + k] + warm_ridge(k))
         };
-        let mut likely: Vec<(f64, usize)> = alike(warm).map(|k| (gain(k), k)).collect();
+        let mut likely: Vec<(f64, usize)> = alike(class).map(|k| (gain(k), k)).collect();
         likely.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let ln_share = -(likely.len().max(1) as f64).ln();
+        // Two ways of starting share the class.
+        let ln_share = -(likely.len().max(2) as f64 / 2.0).ln();
         let mut starts: Vec<Option<usize>> = likely.iter().take(2).map(|l| Some(l.1)).collect();
         if starts.is_empty() {
             starts.push(None);
         }
         for start in starts {
+            let warm = start.map_or(WARM, |k| k.clamp(2 * class, 2 * class + 1));
             let row = w0 + start.unwrap_or(0);
             let pivot = start.map_or(f64::INFINITY, |k| m[row * n + row] + warm_ridge(k));
             let extra = start.map_or(0.0, |k| (pivot / warm_ridge(k)).ln());
@@ -409,11 +409,11 @@ fn with_history(
                 let q = m[row * n + s0 + i] / pivot;
                 for j in i..k {
                     let (x, y) = (place[i].min(place[j]), place[i].max(place[j]));
-                    a[i * k + j] = m[(s0 + i) * n + s0 + j] - q * m[row * n + s0 + j] + h[x * size + y];
+                    a[i * k + j] = m[(s0 + i) * n + s0 + j] - q * m[row * n + s0 + j] + f.history.at(class, x, y);
                 }
             }
             let c = shared_common.len();
-            let mut all = ln_det + extra + f.history_ln_det[warm] - 2.0 * ln_share;
+            let mut all = ln_det + extra + f.history.ln_det[class] - 2.0 * ln_share;
             for day in [false, true] {
                 let (from, to) = if day { (c - 4, c) } else { (0, c - 4) };
                 all += eliminate_rows(&mut a, k, from..to, &shared_ridge[from..]);
@@ -434,7 +434,7 @@ fn gather(f: &super::bank::Filter, order: &[usize]) -> Vec<f64> {
     let mut m = vec![0.0; n * n];
     for (i, &c) in order.iter().enumerate() {
         for (j, &d) in order.iter().enumerate().skip(i) {
-            m[i * n + j] = if c <= d { f.gram[c * COLUMNS + d] } else { f.gram[d * COLUMNS + c] };
+            m[i * n + j] = f.at(c, d);
         }
     }
     m

@@ -3,8 +3,8 @@
 //! This file knows what the columns are at a given time; what is made of the sums is left to `posterior`.
 
 use super::bank::{
-    COLUMNS, DAY_0, Filter, HINGE_0, HINGES, Noise, REQ, SHARED, STEP_0, STEPS, WARM, WARM_0, WARM_EXP, Y, eliminate,
-    warm_shape,
+    CLASSES, COLUMNS, DAY_0, Filter, HINGE_0, HINGES, Noise, REQ, SHARED, STEP_0, STEPS, WARM, WARM_0, WARM_EXP, Y,
+    eliminate, warm_shape,
 };
 use super::blocks::Block;
 
@@ -172,11 +172,11 @@ impl Regression {
             for k in 1..HINGES / 2 {
                 f.clear_column(HINGE_0 + k);
                 f.move_column(HINGE_0 + 2 * k, HINGE_0 + k);
-                f.move_history(2 * k, k);
+                f.history.move_onset(2 * k, k);
             }
             for k in HINGES / 2..HINGES {
                 f.clear_column(HINGE_0 + k);
-                f.clear_history(k);
+                f.history.clear_onset(k);
             }
         }
         self.onsets_h = self.onsets_h.iter().copied().step_by(2).collect();
@@ -222,10 +222,16 @@ impl Regression {
 /// Noise below this is not believed in, tolerances (0.6 MB): shapes on a grid and floors of blocks are no better than that.
 pub const NOISE_FLOOR: f64 = 0.006;
 
-/// Ways of starting that another incarnation of the same program may have had, where this one had `k`: time constants up
-/// to 40 % apart. None for no warm-up at all.
-pub fn alike(k: usize) -> std::ops::Range<usize> {
-    if k < WARM_EXP { k.saturating_sub(2)..(k + 3).min(WARM_EXP) } else { k..(k + 1).min(WARM) }
+/// The class that a way of starting belongs to, as far as other incarnations are concerned; pairs have none.
+pub fn class_of(k: usize) -> Option<usize> {
+    (k <= WARM).then_some(k / 2)
+}
+
+/// Ways of starting that another incarnation of the same program may have had, where one had a start of class `class`: time
+/// constants up to 40 % apart. None for no warm-up at all.
+pub fn alike(class: usize) -> std::ops::Range<usize> {
+    let first = 2 * class;
+    if first < WARM_EXP { first.saturating_sub(2)..(first + 4).min(WARM_EXP) } else { first..(first + 2).min(WARM) }
 }
 
 /// Eliminates a closing segment's own columns for each way it may have started, adds what is left to the history.
@@ -244,8 +250,7 @@ fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
     let ln_det = eliminate(&mut m, n, own.len(), &ridge);
     let size = SHARED.len();
     if f.history.is_empty() {
-        f.history = vec![0.0; (WARM + 1) * size * size];
-        f.history_ln_det = vec![0.0; WARM + 1];
+        f.history.begin();
     }
     let base = own.len();
     let r = |k: usize| variance / (prior::of_start(k) * prior::of_start(k));
@@ -255,16 +260,16 @@ fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
         let y = m[(base + k) * n + n - 1];
         0.5 * y * y / pivot(k) / variance.max(NOISE_FLOOR * NOISE_FLOOR) - 0.5 * (pivot(k) / r(k)).ln()
     };
-    for k in 0..=WARM {
-        let row = alike(k).max_by(|a, b| gain(*a).total_cmp(&gain(*b)));
+    for class in 0..CLASSES {
+        let row = alike(class).max_by(|a, b| gain(*a).total_cmp(&gain(*b)));
         let p = row.map_or(f64::INFINITY, pivot);
-        f.history_ln_det[k] += ln_det + row.map_or(0.0, |k| (p / r(k)).ln());
+        f.history.ln_det[class] += ln_det + row.map_or(0.0, |k| (p / r(k)).ln());
         let row = base + row.unwrap_or(0);
-        let target = &mut f.history[k * size * size..(k + 1) * size * size];
         for i in 0..size {
             let a = m[row * n + base + WARM + i] / p;
             for j in i..size {
-                target[i * size + j] += m[(base + WARM + i) * n + base + WARM + j] - a * m[row * n + base + WARM + j];
+                let left = m[(base + WARM + i) * n + base + WARM + j] - a * m[row * n + base + WARM + j];
+                f.history.add(class, i, j, left);
             }
         }
     }
