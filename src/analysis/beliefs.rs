@@ -35,8 +35,8 @@ pub fn ln_plausible_cache(warm: usize, size: f64) -> f64 {
 /// Largest amplitude of a day cycle that is thought possible, tolerances (45 MB), and how sharply it ends.
 const DAY_MAX: f64 = 0.9;
 const DAY_EDGE: f64 = 0.08;
-/// Prior probability that there is a day cycle at all.
-const P_DAY: f64 = 0.3;
+/// Prior probabilities of a day: none, a plain wave of 24 h, one with a second harmonic.
+const P_DAYS: [f64; DAYS] = [0.7, 0.2, 0.1];
 
 /// ln of how plausible a day cycle of this amplitude is, beyond what its normal prior says.
 pub fn ln_plausible(day: f64) -> f64 {
@@ -44,9 +44,12 @@ pub fn ln_plausible(day: f64) -> f64 {
     -0.5 * over * over
 }
 
-/// ln of the prior of a day cycle, or none.
-pub fn ln_prior_of_day(day: bool) -> f64 {
-    if day { P_DAY.ln() } else { (1.0 - P_DAY).ln() }
+/// Kinds of day: none, 24 h, 24 h and 12 h.
+pub const DAYS: usize = 3;
+
+/// ln of the prior of a kind of day.
+pub fn ln_prior_of_day(day: usize) -> f64 {
+    P_DAYS[day].ln()
 }
 
 /// ln of the prior of a way of starting: a third starts level, half warms up, the rest fills a cache. Most warm-ups take

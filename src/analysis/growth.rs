@@ -27,6 +27,17 @@ pub struct Claim {
     pub noise: f64,
 }
 
+/// How far a claim is borne out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Not.
+    No,
+    /// It is.
+    Yes,
+    /// It is, and what has leaked so far is more than the tolerance.
+    ToleranceGone,
+}
+
 /// Blocks kept for this purpose.
 const KEPT: usize = 640;
 /// Share of the claimed growth that the series must show ...
@@ -37,12 +48,6 @@ const SHOWN_LATELY: f64 = 0.35;
 const SHOWN_LATE_ONSET: f64 = 0.6;
 /// ... and its last quarter then.
 const SHOWN_LAST: f64 = 0.3;
-/// So much more than claimed is growth of another kind, ...
-const SURGE: f64 = 2.2;
-/// ... where there is so much more of it lately than over the whole time.
-const SURGE_OVER_ALL: f64 = 1.4;
-/// A leak younger than this must have taken the tolerance itself: the first hours of a start bend in ways of their own.
-const YOUNG_H: f64 = 3.0;
 /// Time constants of late warm-ups, hours.
 const BENDS_H: [f64; 6] = [0.3, 0.6, 1.0, 1.6, 2.4, 3.4];
 /// By this age (twice the slowest of them) what bends has bent: its last quarter shows it.
@@ -127,34 +132,33 @@ impl Kept {
         bends(&|r| r.left) || bends(&|r| r.left + r.stepped)
     }
 
-    /// True if the series itself bears the claim out.
-    pub fn shows(&self, claim: &Claim) -> bool {
-        let Some(last) = self.blocks.last() else { return false };
+    /// Whether the series itself bears the claim out.
+    pub fn shows(&self, claim: &Claim) -> Shown {
+        let Some(last) = self.blocks.last() else { return Shown::No };
         let young = self.blocks.iter().rev().take_while(|b| b.segment == last.segment).last().map_or(0.0, |b| b.from_h);
-        if claim.onset_h > 0.0 && young > claim.onset_h - 1.0 && last.t_h - claim.onset_h < AFTER_RESTART_H {
-            return false;
-        }
         let age_h = last.t_h - claim.onset_h;
-        let consumed = claim.rate.abs()
-            * if claim.by_requests { last.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT } else { age_h };
-        if age_h < YOUNG_H && consumed < 1.0 {
-            return false;
-        }
         let late = claim.onset_h > 0.0;
+        if late && young > claim.onset_h - 1.0 && age_h < AFTER_RESTART_H {
+            return Shown::No;
+        }
         if late && age_h < BENT_H && self.may_bend(claim) {
-            return false;
+            return Shown::No;
         }
         // A day that has not come round can be made to hide that nothing grows any more.
         let days: &[bool] = if claim.day && age_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
-        days.iter().all(|day| {
+        let shown = days.iter().all(|day| {
             let shares = self.shares(&Claim { day: *day, ..*claim });
             // Steps that make up for what creeps the other way leave nothing grown.
             let least = if late { SHOWN_LATE_ONSET } else { SHOWN_LATELY };
-            shares.is_some_and(|s| {
-                let surge = s.lately > SURGE && s.lately > SURGE_OVER_ALL * s.whole;
-                s.whole.abs() > SHOWN && s.lately > least && !surge && (!late || s.last > SHOWN_LAST)
-            })
-        })
+            shares.is_some_and(|s| s.whole.abs() > SHOWN && s.lately > least && (!late || s.last > SHOWN_LAST))
+        });
+        let gone = claim.rate.abs()
+            * if claim.by_requests { last.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT } else { age_h };
+        match shown {
+            false => Shown::No,
+            true if gone > 1.0 => Shown::ToleranceGone,
+            true => Shown::Yes,
+        }
     }
 
     /// Whether the claimed growth is missing from the later part of the run.

@@ -9,8 +9,8 @@ use super::bank::{
     CLASSES, DAY_0, HINGE_0, ONSET_IN_SHARED, REQ, STARTS, WARM, WARM_0, Y, eliminate, eliminate_rows, pair,
 };
 use super::beliefs::{
-    LEAK_SIZES, P_FROM_START, P_LEAK, P_NONE, P_TOLERATED, TOLERATED_SD, ln_grows, ln_plausible, ln_plausible_cache,
-    ln_prior_of_day, ln_prior_of_noise, ln_prior_of_start,
+    DAYS, LEAK_SIZES, P_FROM_START, P_LEAK, P_NONE, P_TOLERATED, TOLERATED_SD, ln_grows, ln_plausible,
+    ln_plausible_cache, ln_prior_of_day, ln_prior_of_noise, ln_prior_of_start,
 };
 use super::mixture::{Part, Posterior};
 use super::regression::{NOISE_FLOOR, Regression, alike, class_of, prior};
@@ -143,8 +143,8 @@ fn under_noise(
     let estimate = |rss: f64| (scale + 0.5 * rss.max(0.0)) / (shape - 1.0);
     let mut best = (f64::NEG_INFINITY, variance);
     let mut emit =
-        |warm: usize, day: bool, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64), fitted: &Fitted| {
-            let has_day = day;
+        |warm: usize, day: usize, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64), fitted: &Fitted| {
+            let has_day = day > 0;
             let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm) + ln_noise;
             let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
             // A residual beyond this is negligible whatever else is said for the hypothesis.
@@ -248,8 +248,8 @@ fn under_noise(
         let mut m = gather(f, &order);
         let (w0, l0) = (common.len(), common.len() + WARM);
         let mut ln_det = 0.0;
-        for day in [false, true] {
-            let (from, to) = if day { (w0 - 4, w0) } else { (0, w0 - 4) };
+        for day in 0..DAYS {
+            let (from, to) = if day == 0 { (0, w0 - 4) } else { (w0 + 2 * day - 6, w0 + 2 * day - 4) };
             ln_det += eliminate_rows(&mut m, n, from..to, &ridge[from..]);
             let ln_day = ln_prior_of_day(day);
             for warm in (WARM + 1..STARTS).filter(|w| live >> w & 1 == 1) {
@@ -276,7 +276,7 @@ fn under_noise(
                         let at = |c: usize| m[a * n + c];
                         let quick = (at(y) - of_leak(&at) - slow * at(b)) / pa;
                         let known = [(a, quick), (b, slow), (l0 + i.unwrap_or(0), i.map_or(0.0, |_| s))];
-                        let amplitude = if day { day_amplitude(&m, n, w0 - 4, &shared_ridge, &known) } else { 0.0 };
+                        let amplitude = day_amplitude(&m, n, w0 - 4, &shared_ridge[..2 * day], &known);
                         // Both grow: the lesser speaks for the pair.
                         let least = (quick * pa.sqrt()).min(slow * pb.sqrt());
                         let sd = if least == 0.0 { 1.0 } else { (quick + slow) / least };
@@ -313,7 +313,7 @@ fn under_noise(
                         if let Some(i) = i {
                             known[1] = (l0 + i, s);
                         }
-                        let amplitude = if day { day_amplitude(&m, n, w0 - 4, &shared_ridge, &known) } else { 0.0 };
+                        let amplitude = day_amplitude(&m, n, w0 - 4, &shared_ridge[..2 * day], &known);
                         (amplitude, w, (1.0 / pivot).sqrt())
                     },
                 );
@@ -336,17 +336,16 @@ fn under_noise(
     best.1
 }
 
-type Emit<'a> = dyn FnMut(usize, bool, f64, f64, &dyn Fn(usize) -> (f64, f64), &Fitted) + 'a;
+type Emit<'a> = dyn FnMut(usize, usize, f64, f64, &dyn Fn(usize) -> (f64, f64), &Fitted) + 'a;
 
 /// For a leak (by its place in the list) and its coefficient: amplitude of the day cycle, size of the warm-up (tolerances),
 /// and the latter's standard deviation over that of the noise.
 type Fitted<'a> = dyn Fn(Option<usize>, f64) -> (f64, f64, f64) + 'a;
 
-/// Coefficients of the day cycle by back substitution in an eliminated matrix of width `n`: rows `first..first + 4` are the
-/// day's, whose ridges end `ridge`; `known` are columns with their coefficients. Returns the 24 h amplitude.
+/// Coefficients of the day cycle by back substitution in an eliminated matrix of width `n`: the rows from `first` on are the day's,
+/// one for each of `ridge`; `known` are columns with their coefficients. Returns the 24 h amplitude.
 fn day_amplitude(m: &[f64], n: usize, first: usize, ridge: &[f64], known: &[(usize, f64)]) -> f64 {
-    let count = 4;
-    let ridge = &ridge[ridge.len() - count..];
+    let count = ridge.len();
     let mut b = [0.0; 4];
     for i in (0..count).rev() {
         let row = &m[(first + i) * n..(first + i + 1) * n];
@@ -414,13 +413,13 @@ fn with_history(
             }
             let c = shared_common.len();
             let mut all = ln_det + extra + f.history.ln_det[class] - 2.0 * ln_share;
-            for day in [false, true] {
-                let (from, to) = if day { (c - 4, c) } else { (0, c - 4) };
+            for day in 0..DAYS {
+                let (from, to) = if day == 0 { (0, 0) } else { (2 * day - 2, 2 * day) };
                 all += eliminate_rows(&mut a, k, from..to, &shared_ridge[from..]);
                 let stats = |i: usize| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]);
                 emit(warm, day, all - 2.0 * ln_prior_of_day(day), a[k * k - 1], &stats, &|i, s| {
                     let known = i.map_or((0, 0.0), |i| (c + i, s));
-                    let amplitude = if day { day_amplitude(&a, k, c - 4, shared_ridge, &[known]) } else { 0.0 };
+                    let amplitude = day_amplitude(&a, k, c - 4, &shared_ridge[..2 * day], &[known]);
                     // Of this segment's warm-up only the coefficient without the shared columns is at hand: no sign is read off it.
                     (amplitude, 0.0, 0.0)
                 });

@@ -2,7 +2,7 @@
 
 use super::bank;
 use super::blocks::{Block, Blocker, FINE, Ruling};
-use super::growth::{Claim, Kept};
+use super::growth::{Claim, Kept, Shown};
 use super::mixture::Posterior;
 use super::posterior::{self, Leak};
 use super::regression::Regression;
@@ -116,10 +116,14 @@ impl Track {
     }
 
     /// Whether the series itself shows what the likeliest leak claims. Where the leak is one in steps, the steps are shown.
-    pub fn shown(&self) -> bool {
+    pub fn shown(&self) -> Shown {
         let steps = self.stepping();
         let creeps = self.posterior.above(0.5).max(self.posterior.below(-0.5)) > 0.5;
-        (steps.probability > 0.5 && !creeps) || self.claim().is_none_or(|claim| self.kept.shows(&claim))
+        if steps.probability > 0.5 && !creeps {
+            let so_far = steps.drift * (self.regression.now_h / self.horizon_h).min(1.0);
+            return if so_far.abs() > 1.0 { Shown::ToleranceGone } else { Shown::Yes };
+        }
+        self.claim().map_or(Shown::Yes, |claim| self.kept.shows(&claim))
     }
 
     /// What the later half of the run says by itself, where it does not show the growth that the whole run is said to have: a cache
