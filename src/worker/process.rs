@@ -151,9 +151,12 @@ fn work(
         shared,
         loaded_us: now,
         began_us: now,
+        latencies_due_us: now + LATENCY_US,
         device_leak: None,
     };
-    match room.soak_until_stopped(scenario, orders, open) {
+    let ended = room.soak_until_stopped(scenario, orders, open);
+    room.last_report();
+    match ended {
         Ok(()) => {
             send(outbox, FromWorker::Stopped);
             ExitCode::SUCCESS
@@ -175,6 +178,7 @@ struct Room<'a> {
     shared: &'a Shared,
     loaded_us: i64,
     began_us: i64,
+    latencies_due_us: i64,
     /// Device memory to leak, bytes a second, and since when: damage on purpose.
     device_leak: Option<DeviceLeak>,
 }
@@ -194,14 +198,10 @@ impl Room<'_> {
         open: &mut Open<'_>,
     ) -> Result<(), EngineError> {
         let mut messages = Vec::new();
-        let mut latencies_due_us = self.began_us + LATENCY_US;
         loop {
             while let Ok(order) = orders.try_recv() {
                 match order {
-                    ToWorker::Stop => {
-                        self.report(LATENCY_US - (latencies_due_us - clock::micros()).max(0));
-                        return Ok(());
-                    }
+                    ToWorker::Stop => return Ok(()),
                     ToWorker::Trim => trim_heap(),
                     ToWorker::Sabotage(sabotage) => self.damage(sabotage)?,
                     ToWorker::Load(_) => eprintln!("worker: a second order to load is ignored"),
@@ -224,9 +224,9 @@ impl Room<'_> {
             for message in messages.drain(..) {
                 send(self.outbox, message);
             }
-            if clock::micros() >= latencies_due_us {
+            if clock::micros() >= self.latencies_due_us {
                 self.report(LATENCY_US);
-                latencies_due_us += LATENCY_US;
+                self.latencies_due_us += LATENCY_US;
             }
         }
     }
@@ -236,6 +236,14 @@ impl Room<'_> {
         if !reports.is_empty() {
             send(self.outbox, FromWorker::Latency(reports));
         }
+    }
+
+    /// What was done since the last minute and the last beat: without it a run would be short of its last interval, and of that
+    /// of every worker that failed.
+    fn last_report(&mut self) {
+        self.report(LATENCY_US - (self.latencies_due_us - clock::micros()).max(0));
+        let progress = self.shared.progress.load(Ordering::Relaxed);
+        send(self.outbox, FromWorker::Beat { progress, reading: self.soak.reading() });
     }
 
     /// In the idle part of `burst`, streams finish what they began and then rest.
@@ -289,6 +297,9 @@ impl Room<'_> {
         match what {
             Sabotage::Deadlock => loop {
                 std::thread::park(); // spurious wake-ups go round again
+            },
+            Sabotage::LoopForever => loop {
+                std::hint::spin_loop();
             },
             Sabotage::CorruptToken => self.soak.corrupt_next_output(),
             Sabotage::FlipWeight => {
@@ -410,6 +421,7 @@ fn trim_heap() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::sample::LatencyKind;
     use crate::worker::soak::tests::{Scripted, plan};
     use std::os::unix::net::UnixStream;
 
@@ -471,6 +483,40 @@ mod tests {
         let seen = worker.until(|m| matches!(m, FromWorker::Stopped));
         assert!(seen.iter().any(|m| matches!(m, FromWorker::Latency(kinds) if kinds.len() == 3)), "{seen:?}");
         assert_eq!(worker.thread.join().expect("no panic"), 0);
+    }
+
+    /// Tokens as the last beat counts them, and as the latencies do, one of which each token has.
+    fn counted(seen: &[FromWorker]) -> (i64, u64) {
+        let beats =
+            seen.iter().filter_map(|m| if let FromWorker::Beat { reading, .. } = m { Some(*reading) } else { None });
+        let reports = seen.iter().filter_map(|m| if let FromWorker::Latency(kinds) = m { Some(kinds) } else { None });
+        let of_tokens = reports.flatten().filter(|report| report.kind != LatencyKind::Request);
+        (beats.last().map_or(0, |reading| reading.tokens), of_tokens.map(|report| report.count).sum())
+    }
+
+    #[test]
+    fn nothing_is_short_of_its_last_interval_when_the_loop_ends() {
+        let mut worker = start(scripted);
+        worker.tell(&ToWorker::Load(Box::new(LoadPlan { beat_ms: 3_600_000, ..plan(2) })));
+        let mut seen = worker.until(|m| matches!(m, FromWorker::Golden(output) if output.prompt == 4));
+        worker.tell(&ToWorker::Stop);
+        seen.extend(worker.until(|m| matches!(m, FromWorker::Stopped)));
+        let (by_beats, by_latencies) = counted(&seen);
+        assert!(by_beats >= 20, "five answers of four tokens, and no beat since: {by_beats}");
+        assert_eq!(by_beats.unsigned_abs(), by_latencies);
+    }
+
+    #[test]
+    fn a_loop_that_fails_tells_what_it_had_done() {
+        let mut worker = start(|plan| {
+            let mut engine = Scripted::new(plan.streams);
+            engine.fail_at_step = Some(50);
+            Ok(Opened { engine: Box::new(engine), backend: "cpu".into(), fallback: None })
+        });
+        worker.tell(&ToWorker::Load(Box::new(LoadPlan { beat_ms: 3_600_000, ..plan(2) })));
+        let seen = worker.until(|m| matches!(m, FromWorker::EngineFailed { .. }));
+        assert_eq!(counted(&seen), (98, 98), "49 steps of two streams");
+        assert_eq!(worker.thread.join().expect("no panic"), 1);
     }
 
     #[test]

@@ -143,6 +143,8 @@ pub enum Sabotage {
     Segfault,
     /// The inference loop waits for ever, as in a deadlock; the rest of the worker goes on.
     Deadlock,
+    /// The inference loop spins for ever, at work and getting nowhere; the rest of the worker goes on.
+    LoopForever,
     /// Allocates and touches this many bytes every second, for ever.
     Leak {
         /// How many.
@@ -269,7 +271,7 @@ pub enum FromWorker {
         /// Why, in prose.
         reason: String,
     },
-    /// Every `beat_ms`, from a thread of its own. `progress` is what the inference loop counted: when it stands still while
+    /// Every `beat_ms`, from a thread of its own, and once more when the loop ends, with all that it counted. `progress` is what the inference loop counted: when it stands still while
     /// beats go on, the loop hangs.
     Beat {
         /// Steps of the inference loop (a rest in `burst` steps too).

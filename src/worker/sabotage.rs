@@ -34,6 +34,7 @@ pub fn perform(sabotage: Sabotage) {
         Sabotage::FloodStderr { bytes } => flood(bytes),
         Sabotage::LeaveOrphan => leave_orphan(),
         Sabotage::Deadlock
+        | Sabotage::LoopForever
         | Sabotage::CorruptToken
         | Sabotage::FlipWeight
         | Sabotage::LeakDevice { .. }

@@ -264,6 +264,7 @@ pub(crate) mod tests {
         state: Vec<u64>,
         pub(crate) flip_bit_at_step: Option<u64>,
         pub(crate) mute_slot: Option<usize>,
+        pub(crate) fail_at_step: Option<u64>,
         steps: u64,
     }
 
@@ -280,7 +281,14 @@ pub(crate) mod tests {
                 types: "F32: 1".into(),
                 kernel: "none".into(),
             };
-            Scripted { facts, state: vec![0; slots], flip_bit_at_step: None, mute_slot: None, steps: 0 }
+            Scripted {
+                facts,
+                state: vec![0; slots],
+                flip_bit_at_step: None,
+                mute_slot: None,
+                fail_at_step: None,
+                steps: 0,
+            }
         }
     }
 
@@ -296,6 +304,10 @@ pub(crate) mod tests {
         }
         fn step(&mut self, batch: &[Feed<'_>], out: &mut Vec<Next>) -> Result<(), EngineError> {
             self.steps += 1;
+            if self.fail_at_step == Some(self.steps) {
+                let (operation, name) = ("a step".to_owned(), "by script".to_owned());
+                return Err(EngineError::Device { operation, code: 700, name });
+            }
             for feed in batch {
                 let state = &mut self.state[feed.slot];
                 for &token in feed.tokens {
