@@ -7,6 +7,7 @@
 
 mod error;
 mod gates;
+mod mail;
 mod overrides;
 pub mod raw;
 mod resolve;
@@ -17,10 +18,10 @@ mod validate;
 
 pub use error::{ConfigError, Place, Problem};
 pub use gates::{GateProfile, Gates};
+pub use mail::{Mail, Mailer, MailerRunsAs, Tls, Transport};
 pub use overrides::Overrides;
 pub use resolved::{
-    Alerts, Backend, Burst, Canary, Churn, Config, Devices, Mail, Mailer, MailerRunsAs, Model, Probe, Run, Scenario,
-    Source, Tls, Transport, Variant, Worker,
+    Alerts, Backend, Burst, Canary, Churn, Config, Devices, Model, Probe, Run, Scenario, Source, Variant, Worker,
 };
 pub use target::{Metrics, Target};
 

@@ -2,10 +2,9 @@
 
 use super::error::ConfigError;
 use super::gates::Gates;
+use super::mail::{CREDENTIAL, Mail, Mailer};
 use super::raw::{Document, beside};
-use super::resolved::{
-    Alerts, Burst, CREDENTIAL, Canary, Churn, Config, Devices, Mail, Mailer, Model, Probe, Run, Source, Worker,
-};
+use super::resolved::{Alerts, Burst, Canary, Churn, Config, Devices, Model, Probe, Run, Source, Worker};
 use super::validate;
 use crate::model::gate::Gate;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! What cannot be, though every value alone could: one list of sentences, for files and for flags alike.
 
 use super::error::{Place, Problem};
-use super::resolved::{Config, Devices, Mail, Tls, Transport};
+use super::mail::{Mail, Tls, Transport};
+use super::resolved::{Config, Devices};
 use super::units::format_duration;
 use std::time::Duration;
 
