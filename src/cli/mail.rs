@@ -2,6 +2,7 @@
 //! still beats. What a mail says was decided when it was written; this file reads flags and picks what to do.
 
 mod desk;
+mod disk;
 pub(super) mod setup;
 mod test_mail;
 mod tour;

@@ -134,6 +134,26 @@ impl<C: Carrier, K: Fn() -> UnixMillis> Courier<C, K> {
         Ok(round)
     }
 
+    /// Tries a mail that is in no outbox, once: for when the outbox itself cannot be written. Who has it already is read from and
+    /// kept in `mail`.
+    pub async fn send_past_outbox(&mut self, mail: &mut QueuedMail) -> Outcome {
+        let attempt = match compose(mail, &self.routes, None, None) {
+            Ok(parcel) if parcel.to.is_empty() => {
+                Attempt::permanent("every recipient of the route has it or refused it")
+            }
+            Ok(parcel) => self.carrier.send(&parcel).await,
+            Err(error) => Attempt::permanent(error.to_string()),
+        };
+        self.carrier.rest().await;
+        mail.settled.extend(attempt.settled);
+        attempt.outcome
+    }
+
+    /// Milliseconds to wait after the `attempts`-th failure.
+    pub fn wait_ms(&self, attempts: u32) -> i64 {
+        self.backoff.wait_ms(attempts, self.seed)
+    }
+
     /// True when the mail has left the queue.
     async fn deliver<O: Outbox>(
         &mut self,

@@ -9,6 +9,7 @@
 
 mod backoff;
 mod courier;
+mod deaddisk;
 mod deadman;
 mod folder;
 mod message;
@@ -20,6 +21,7 @@ mod smtp;
 
 pub use backoff::Backoff;
 pub use courier::{Courier, Outbox, Retry, Round, Settled, Waiting};
+pub use deaddisk::{DeadDisk, DiskWord};
 pub use deadman::{Deadman, Pulse, Word};
 pub use folder::Folder;
 pub use message::{ComposeError, Parcel, compose};

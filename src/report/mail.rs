@@ -10,7 +10,7 @@ mod text;
 mod words;
 
 pub use evidence::evidence_from_row;
-pub use own::{Silence, heartbeat_back, heartbeat_lost, standing};
+pub use own::{Silence, Unwritable, heartbeat_back, heartbeat_lost, standing, unwritable, writable_again};
 pub use words::{duration, megabytes, utc};
 
 use crate::model::alert::Severity;

@@ -79,6 +79,8 @@ pub enum Entry {
 struct Trouble {
     since: UnixMillis,
     retry_at: MonoMillis,
+    /// Samples could not be written: the reserve takes entries all the same, and that is no recovery.
+    of_samples: bool,
 }
 
 /// Rows that the database gave.
@@ -220,11 +222,11 @@ impl Ledger {
             Ok(ids) => {
                 self.ids = ids;
                 self.entries.clear();
-                self.recovered(now);
+                self.recovered_unless_of_samples(now);
             }
-            Err(error) if error.is_passing() => self.failed(&error, now),
+            Err(error) if error.is_passing() => self.failed(&error, false, now),
             Err(error) => {
-                self.failed(&error, now);
+                self.failed(&error, false, now);
                 self.write_one_by_one();
             }
         }
@@ -242,9 +244,10 @@ impl Ledger {
                 Ok(()) => {
                     self.batch = SampleBatch::default();
                     tracing::trace!("a batch of samples is written");
+                    self.recovered(now);
                 }
                 Err(error) => {
-                    self.failed(&error, now);
+                    self.failed(&error, true, now);
                     self.shed_samples();
                     return;
                 }
@@ -253,7 +256,7 @@ impl Ledger {
         if !self.latencies.is_empty() && self.store.latencies(&self.latencies).is_ok() {
             self.latencies.clear();
         }
-        self.recovered(now);
+        self.recovered_unless_of_samples(now);
         self.flush(now); // what the recovery had to say
     }
 
@@ -276,16 +279,23 @@ impl Ledger {
         self.entries = kept;
     }
 
-    fn failed(&mut self, error: &StoreError, now: Now) {
+    fn failed(&mut self, error: &StoreError, of_samples: bool, now: Now) {
         let retry_at = now.mono.plus(RETRY_MS);
         if let Some(trouble) = &mut self.trouble {
             trouble.retry_at = retry_at;
+            trouble.of_samples |= of_samples;
             return;
         }
         tracing::error!("{error}");
-        self.trouble = Some(Trouble { since: now.wall, retry_at });
+        self.trouble = Some(Trouble { since: now.wall, retry_at, of_samples });
         let kind = if error.is_disk_full() { EventKind::DiskFull } else { EventKind::StoreFault };
         self.note(now.wall, kind, EventSeverity::Error, format!("nothing can be written to the database: {error}"));
+    }
+
+    fn recovered_unless_of_samples(&mut self, now: Now) {
+        if self.trouble.as_ref().is_some_and(|trouble| !trouble.of_samples) {
+            self.recovered(now);
+        }
     }
 
     fn recovered(&mut self, now: Now) {

@@ -3,6 +3,7 @@
 
 use super::super::{CannotStart, Done, Format, Outcome};
 use super::desk::Desk;
+use super::disk::Disk;
 use super::watch::Watch;
 use super::{say, setup};
 use crate::clock;
@@ -157,11 +158,11 @@ impl Daemon<'_> {
     async fn drain(&self, desk: &mut Desk, courier: &mut Post, trouble: &mut Trouble) -> bool {
         let inode = inode(self.database);
         let mut watch = None;
-        let mut beat: Option<Now> = None;
+        let (mut beat, mut disk): (Option<Now>, Disk) = (None, Disk::default());
         let mut ended: Option<Now> = None;
         loop {
             let now = clock::now();
-            let done = self.round(desk, courier, &mut watch, &mut beat, now).await;
+            let done = self.round(desk, courier, &mut watch, &mut beat, &mut disk, now).await;
             let (next, pause) = match done {
                 Ok(round) => {
                     trouble.over();
@@ -191,13 +192,17 @@ impl Daemon<'_> {
         courier: &mut Post,
         watch: &mut Option<Watch>,
         beat: &mut Option<Now>,
+        disk: &mut Disk,
         now: Now,
     ) -> Result<Round, StoreError> {
         pet_watchdog();
+        let mut beaten = Ok(());
         if beat.is_none_or(|at| now.mono.since(at.mono) >= BEAT_MS) {
             let due = UnixMillis(now.wall.0 + BEAT_DUE_MS);
-            desk.store.record(|to| to.heartbeat("mailer", now.wall, None, Some(due)))?;
-            *beat = Some(now);
+            beaten = desk.store.record(|to| to.heartbeat("mailer", now.wall, None, Some(due)));
+            *beat = beaten.is_ok().then_some(now);
+            let pulse = watch.as_ref().and_then(Watch::pulse);
+            disk.look(beaten.as_ref().err(), pulse, desk, courier, now).await;
         }
         let watch = if let Some(watch) = watch {
             watch
@@ -205,8 +210,10 @@ impl Daemon<'_> {
             let silent_ms = millis(self.config.mailer.supervisor_silent_after);
             watch.insert(Watch::resume(&desk.store, &desk.host, silent_ms)?)
         };
-        watch.look(desk, now)?;
-        courier.round(desk).await
+        let looked = if disk.is_failing() { Ok(()) } else { watch.look(desk, now) };
+        // What waits is tried although nothing can be written now: what has left and cannot be noted is kept in mind.
+        let round = courier.round(desk).await;
+        beaten.and(looked).and(round)
     }
 
     /// Whether a supervised mailer has nothing more to do. One that systemd runs never ends by itself.

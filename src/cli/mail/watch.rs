@@ -14,14 +14,14 @@ use crate::store::{Store, StoreError};
 use std::collections::BTreeMap;
 
 /// Columns of a picture: one a pixel.
-const COLUMNS_MAX: usize = 700;
+pub(super) const COLUMNS_MAX: usize = 700;
 /// Width and height of a panel, logical pixels: on a phone a mail is about 400 wide, and what is drawn much wider than that
 /// shrinks until its labels cannot be read.
 pub(super) const PICTURE_SIZE: (f64, f64) = (640.0, 200.0);
 /// Panels of a picture; a phone shows about two at once.
 const PANELS_MAX: usize = 4;
 /// The route of the mailer's own alarm.
-const ALARM_ROUTE: &str = "default";
+pub(super) const ALARM_ROUTE: &str = "default";
 
 /// The picture that a mail asks for, drawn from the database as it is now. `None` if there is nothing to draw.
 pub(super) fn picture(store: &Store, spec: &PlotSpec) -> Option<Vec<u8>> {
@@ -134,7 +134,7 @@ fn write_alarm(desk: &mut Desk, word: &Word, at: UnixMillis) -> Result<(), Store
     }
 }
 
-fn outbox_mail(
+pub(super) fn outbox_mail(
     facts: &MailFacts,
     message_id: String,
     in_reply_to: Option<String>,
@@ -156,13 +156,13 @@ fn outbox_mail(
     }
 }
 
-fn id_of(what: &[&str], at_ms: i64, host: &str) -> String {
+pub(super) fn id_of(what: &[&str], at_ms: i64, host: &str) -> String {
     let at = at_ms.to_string();
     message_id(&[what, &[at.as_str()]].concat(), host)
 }
 
 /// Whether a process of that number exists. Signal 0 is not delivered; it only asks.
-fn is_alive(pid: i64) -> Option<bool> {
+pub(super) fn is_alive(pid: i64) -> Option<bool> {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?);
     match nix::sys::signal::kill(pid, None) {
         Ok(()) | Err(nix::errno::Errno::EPERM) => Some(true),

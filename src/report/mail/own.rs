@@ -1,4 +1,5 @@
-//! The mail that no rule can write: the mailer's own alarm when the supervisor falls silent, and its end.
+//! The mails that no rule can write: the mailer's own alarms when the supervisor falls silent or the database cannot be
+//! written, and their ends.
 
 use super::words::{duration, utc};
 use crate::model::alert::Severity;
@@ -100,6 +101,93 @@ pub fn heartbeat_back(lost_at: UnixMillis, run: Option<RunStanding>, host: &str,
             host,
             at,
             &format!("soakd is back after {silent} of silence"),
+        )
+    }
+}
+
+/// What is known of a database that cannot be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unwritable {
+    /// Since when, as far as the mailer has seen.
+    pub since: UnixMillis,
+    /// In a few words: `the disk is full`.
+    pub what: String,
+    /// The whole error, with its remedy.
+    pub why: String,
+    /// The file.
+    pub path: String,
+    /// The supervisor's process, and whether it is there; `None` if nobody ever beat.
+    pub supervisor: Option<(i64, Option<bool>)>,
+    /// Where the run stood.
+    pub run: Option<RunStanding>,
+}
+
+/// Nothing can be recorded, not even this mail.
+#[must_use]
+pub fn unwritable(found: &Unwritable, host: &str, at: UnixMillis) -> MailFacts {
+    let evidence = |what: &str, value: String| Evidence { what: what.into(), value, interval: None };
+    let supervisor = found.supervisor.map(|(pid, alive)| {
+        let is = match alive {
+            Some(true) => "there, and goes on watching",
+            Some(false) => "GONE",
+            None => "not known to be there",
+        };
+        evidence("supervisor", format!("process {pid}: {is}"))
+    });
+    let folder = std::path::Path::new(&found.path).parent().map(|folder| folder.display().to_string());
+    let folder = folder.filter(|folder| !folder.is_empty()).unwrap_or_else(|| ".".to_owned());
+    MailFacts {
+        rule: "database_unwritable".into(),
+        description: format!(
+            "Nothing can be written to {} since {}. The mailer noticed and sent this past the outbox, which cannot be written \
+             either.",
+            found.path,
+            utc(found.since)
+        ),
+        since: Some(found.since),
+        evidence: [Some(evidence("error", found.why.clone())), supervisor].into_iter().flatten().collect(),
+        meaning: "The soak goes on and is watched. Its events wait in the supervisor's memory and are written, and their alerts \
+                  mailed, when there is room again; samples of this time are lost and will be booked as a gap. Until then this \
+                  mail stands for all others."
+            .into(),
+        runbook: format!(
+            "1. A full disk, no inodes, read-only, or failing?\n\n    df -h {folder}; df -i {folder}\n    dmesg | tail -50\n\n\
+             2. Make room, or mount it writable again. Nothing needs to be restarted; another mail says when it works.\n\n\
+             3. What happened meanwhile is in the log:\n\n    journalctl -u soakd -n 100"
+        ),
+        query: "SELECT * FROM v_gaps ORDER BY since DESC LIMIT 5".into(),
+        run: found.run.clone(),
+        ..MailFacts::new(
+            MailKind::Heartbeat,
+            Severity::Page,
+            host,
+            at,
+            &format!("soakd cannot write its database: {}", found.what),
+        )
+    }
+}
+
+/// It can be written again.
+#[must_use]
+pub fn writable_again(since: UnixMillis, run: Option<RunStanding>, host: &str, at: UnixMillis) -> MailFacts {
+    let lasted = duration(at.0 - since.0);
+    MailFacts {
+        rule: "database_unwritable".into(),
+        description: format!("The database can be written again. It could not be for {lasted}."),
+        since: Some(since),
+        until: Some(at),
+        meaning:
+            "What happened meanwhile has been written, and its alerts follow in mails of their own. Samples that were \
+                  shed are booked as a gap."
+                .into(),
+        query: "SELECT * FROM v_gaps ORDER BY since DESC LIMIT 5".into(),
+        run,
+        ..MailFacts::new(
+            MailKind::Resolved,
+            Severity::Page,
+            host,
+            at,
+            &format!("soakd writes its database again, after {lasted}"),
         )
     }
 }

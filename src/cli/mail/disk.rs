@@ -1,0 +1,111 @@
+//! The mailer's alarm for a database that cannot be written: sent past the outbox, for that is in it. When and how often is
+//! left to `mail::DeadDisk`.
+
+use super::desk::Desk;
+use super::say;
+use super::watch::{ALARM_ROUTE, COLUMNS_MAX, id_of, is_alive, outbox_mail};
+use crate::mail::{AnyCarrier, Courier, DeadDisk, DiskWord, Outcome, Pulse};
+use crate::model::mail::QueuedMail;
+use crate::model::mail::RunStanding;
+use crate::model::time::{Now, UnixMillis};
+use crate::report::mail::{Unwritable, standing, unwritable, writable_again};
+use crate::store::StoreError;
+use std::collections::BTreeMap;
+
+/// Watches whether the mailer's own beats can be written.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    dead: DeadDisk,
+    /// The alarm on its way: some of its recipients may have it.
+    alarm: Option<QueuedMail>,
+    /// Its Message-ID once it has left.
+    told: Option<String>,
+}
+
+impl Disk {
+    /// Whether the last write failed. The supervisor's beats are missing then for the same reason, and prove nothing.
+    pub fn is_failing(&self) -> bool {
+        self.dead.is_failing()
+    }
+
+    /// After an attempt to write: `error` is why it failed.
+    pub async fn look<K: Fn() -> UnixMillis>(
+        &mut self,
+        error: Option<&StoreError>,
+        pulse: Option<Pulse>,
+        desk: &mut Desk,
+        courier: &mut Courier<AnyCarrier, K>,
+        now: Now,
+    ) {
+        // A database that somebody holds for long can be written by whoever holds it.
+        if matches!(error, Some(StoreError::Locked { .. })) {
+            return;
+        }
+        match (self.dead.look(error.is_none(), now), error) {
+            (Some(DiskWord::Dead { since }), Some(error)) => {
+                let fresh = || alarm(desk, pulse, since, error, now.wall);
+                let mut mail = self.alarm.take().unwrap_or_else(fresh);
+                let id = mail.mail.message_id.clone();
+                match courier.send_past_outbox(&mut mail).await {
+                    Outcome::Delivered { .. } => {
+                        say(&format!("sent past the outbox  {}", mail.mail.subject));
+                        self.dead.told();
+                        self.told = Some(id);
+                    }
+                    Outcome::Permanent { reason } => {
+                        say(&format!("nobody takes  {}  ({reason})", mail.mail.subject));
+                        self.dead.told();
+                    }
+                    Outcome::Retry { reason, .. } => {
+                        say(&format!("not yet  {}  ({reason})", mail.mail.subject));
+                        let wait_ms = courier.wait_ms(self.dead.failed());
+                        self.dead.wait_until(now.mono.plus(wait_ms));
+                        self.alarm = Some(mail);
+                    }
+                }
+            }
+            (Some(DiskWord::Back { since }), _) => {
+                let facts = writable_again(since, run(desk, pulse, now.wall), &desk.host, now.wall);
+                let back = id_of(&["disk", "back"], now.wall.0, &desk.host);
+                let mail = outbox_mail(&facts, back, self.told.take(), ALARM_ROUTE, BTreeMap::new());
+                if let Err(error) = desk.enqueue(pulse.and_then(|pulse| pulse.run_id), &mail) {
+                    say(&format!("soakd mail: {error}")); // it has failed again at once, and that will be told
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn run(desk: &Desk, pulse: Option<Pulse>, at: UnixMillis) -> Option<RunStanding> {
+    let facts = desk.store.run_facts(pulse?.run_id?, COLUMNS_MAX, at).ok().flatten()?; // the alarm goes without it too
+    Some(standing(&facts))
+}
+
+fn alarm(desk: &Desk, pulse: Option<Pulse>, since: UnixMillis, error: &StoreError, at: UnixMillis) -> QueuedMail {
+    let what = match error {
+        StoreError::DiskFull { .. } => "the disk is full",
+        StoreError::ReadOnly { .. } => "it is read-only",
+        _ => "writes to it fail",
+    };
+    let found = Unwritable {
+        since,
+        what: what.to_owned(),
+        why: error.to_string(),
+        path: desk.store.path().display().to_string(),
+        supervisor: pulse.map(|pulse| (pulse.pid, is_alive(pulse.pid))),
+        run: run(desk, pulse, at),
+    };
+    // By the last beat that could be written: a mailer that is started again meanwhile repeats this mail under the same id.
+    let id = id_of(&["disk", "dead"], pulse.map_or(since, |pulse| pulse.at).0, &desk.host);
+    QueuedMail {
+        outbox_id: 0,
+        run_id: pulse.and_then(|pulse| pulse.run_id),
+        mail: outbox_mail(&unwritable(&found, &desk.host, at), id, None, ALARM_ROUTE, BTreeMap::new()),
+        attempts: 0,
+        next: at,
+        failing_since: None,
+        last_error: None,
+        settled: BTreeMap::new(),
+    }
+}
