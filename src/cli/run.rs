@@ -124,18 +124,29 @@ pub fn execute(args: &Args) -> Done {
     }
     let shown = progress::Display::new(&config, args.format);
     logs::init(shown.bars());
-    let options = Options { config: config.clone(), fresh: args.fresh, sabotage: args.inject.clone(), pace: args.pace };
-    let ended = supervisor::run(options, &mut |snapshot| shown.show(snapshot));
+    let options = Options {
+        config: config.clone(),
+        fresh: args.fresh,
+        sabotage: args.inject.clone(),
+        pace: args.pace,
+        ..Options::default()
+    };
+    let mut told = Ok(());
+    let ended = supervisor::run(options, &mut |snapshot| shown.show(snapshot), &mut |ended| {
+        shown.clear();
+        if ended.refused.is_none() {
+            summary::print(ended, &config, args.format);
+            if let Some(path) = &config.metrics.textfile {
+                told = super::metrics::leave_textfile(&config.run.database, path).map_err(CannotStart);
+            }
+        }
+    });
     shown.clear();
     let ended = ended.map_err(CannotStart::because)?;
     if let Some(why) = &ended.refused {
         return Err(CannotStart(why.clone()));
     }
-    summary::print(&ended, &config, args.format);
-    if let Some(path) = &config.metrics.textfile {
-        super::metrics::leave_textfile(&config.run.database, path).map_err(CannotStart)?;
-    }
-    Ok(outcome(&ended))
+    told.map(|()| outcome(&ended))
 }
 
 fn configuration(args: &Args) -> Result<Config, CannotStart> {

@@ -27,14 +27,19 @@ impl Store {
     }
 
     /// The newest run of `host`, if it has its verdict but its supervisor never said that it left: it was killed in between.
-    pub fn untold_run(&self, host: &str) -> Result<Option<(UnfinishedRun, RunEnd)>, StoreError> {
+    /// `soaked_before` is the run that whoever starts us saw die: it is told again, even if it had left.
+    pub fn untold_run(
+        &self,
+        host: &str,
+        soaked_before: Option<i64>,
+    ) -> Result<Option<(UnfinishedRun, RunEnd)>, StoreError> {
         let found = self
             .connection
             .query_row(
                 "SELECT *, EXISTS (SELECT 1 FROM process AS p WHERE p.run_id = run.run_id AND role = 'supervisor'
-                     AND p.ended_unix_ms IS NULL) AS untold
+                     AND p.ended_unix_ms IS NULL) OR run_id IS ?2 AS untold
                  FROM run WHERE host = ?1 ORDER BY run_id DESC LIMIT 1",
-                [host],
+                params![host, soaked_before],
                 |row| {
                     Ok((row.get::<_, i64>("run_id")?, plan(row)?, end(row)?.filter(|_| row.get("untold") == Ok(true))))
                 },

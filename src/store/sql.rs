@@ -7,8 +7,9 @@ use super::open::{self, Mode};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Statement};
+use rusqlite::{CachedStatement, Connection, Statement};
 use serde_json::Value;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -81,8 +82,9 @@ fn hint_text(hint: Option<&str>) -> String {
 pub struct Reader {
     path: PathBuf,
     connection: Connection,
-    /// Tables and views, each with its columns.
-    schema: BTreeMap<String, Vec<String>>,
+    names: BTreeSet<String>,
+    /// Tables and views, each with its columns: read when somebody asks, for SQLite resolves every view for it.
+    schema: OnceCell<BTreeMap<String, Vec<String>>>,
 }
 
 impl Reader {
@@ -93,14 +95,14 @@ impl Reader {
         let sql = |error: rusqlite::Error| StoreError::from_sqlite(&path, &error);
         connection.pragma_update(None, "query_only", true).map_err(sql)?;
         connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX).map_err(sql)?;
-        let schema = read_schema(&connection).map_err(sql)?;
-        let reader = Reader { path, connection, schema };
+        let names = read_names(&connection).map_err(sql)?;
+        let reader = Reader { path, connection, names, schema: OnceCell::new() };
         reader.leash().map_err(|error| StoreError::from_sqlite(&reader.path, &error))?;
         Ok(reader)
     }
 
     fn leash(&self) -> rusqlite::Result<()> {
-        let names: BTreeSet<String> = self.schema.keys().cloned().collect();
+        let names = self.names.clone();
         self.connection.authorizer(Some(move |context: AuthContext<'_>| authorize(&names, &context)))
     }
 
@@ -113,7 +115,11 @@ impl Reader {
     /// Tables and views, each with its columns.
     #[must_use]
     pub fn schema(&self) -> &BTreeMap<String, Vec<String>> {
-        &self.schema
+        self.schema.get_or_init(|| {
+            // By a connection without a leash. One that cannot be had now gives no hints, and no more is lost.
+            let free = open::open(&self.path, Mode::ReadOnly).ok();
+            free.and_then(|free| read_schema(&free.connection).ok()).unwrap_or_default()
+        })
     }
 
     /// Runs one SELECT. `params` are bound by name (`:run`); those that the statement does not mention are ignored.
@@ -134,8 +140,9 @@ impl Reader {
         Ok(statement.column_names().iter().map(|name| (*name).to_owned()).collect())
     }
 
-    fn prepare(&self, sql: &str) -> Result<Statement<'_>, QueryError> {
-        let statement = self.connection.prepare(sql).map_err(|error| self.explain(sql, &error))?;
+    /// Kept for the next time: the rules ask the same again and again.
+    fn prepare(&self, sql: &str) -> Result<CachedStatement<'_>, QueryError> {
+        let statement = self.connection.prepare_cached(sql).map_err(|error| self.explain(sql, &error))?;
         if statement.column_count() == 0 {
             return Err(QueryError::Forbidden("this statement returns no columns".into()));
         }
@@ -192,8 +199,8 @@ impl Reader {
 
     fn hint(&self, sql: &str, message: &str) -> Option<String> {
         if let Some(name) = message.strip_prefix("no such table: ") {
-            let near = nearest(name, self.schema.keys().map(String::as_str));
-            let views: Vec<&str> = self.schema.keys().map(String::as_str).filter(|n| n.starts_with("v_")).collect();
+            let near = nearest(name, self.names.iter().map(String::as_str));
+            let views: Vec<&str> = self.names.iter().map(String::as_str).filter(|n| n.starts_with("v_")).collect();
             let near = near.map(|near| format!("Did you mean {near}? ")).unwrap_or_default();
             return Some(format!("{near}Views for people: {}", views.join(", ")));
         }
@@ -201,7 +208,7 @@ impl Reader {
         let name = name.split(" - ").next().unwrap_or(name).rsplit('.').next().unwrap_or(name);
         let words: BTreeSet<&str> = sql.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
         let used: Vec<(&String, &Vec<String>)> =
-            self.schema.iter().filter(|(t, _)| words.contains(t.as_str())).collect();
+            self.schema().iter().filter(|(t, _)| words.contains(t.as_str())).collect();
         let near = nearest(name, used.iter().flat_map(|(_, columns)| columns.iter().map(String::as_str)));
         let near = near.map(|near| format!("Did you mean {near}? ")).unwrap_or_default();
         let columns = used.iter().map(|(table, columns)| format!("{table} has {}", columns.join(", ")));
@@ -224,8 +231,9 @@ impl Sandbox {
         let sql = |error: rusqlite::Error| StoreError::from_sqlite(Path::new(":memory:"), &error);
         let mut connection = Connection::open_in_memory().map_err(sql)?;
         open::migrate(&path, &mut connection)?;
-        let schema = read_schema(&connection).map_err(sql)?;
-        let reader = Reader { path, connection, schema };
+        let schema = OnceCell::from(read_schema(&connection).map_err(sql)?); // there is no other way into memory
+        let names = read_names(&connection).map_err(sql)?;
+        let reader = Reader { path, connection, names, schema };
         reader.leash().map_err(sql)?;
         Ok(Sandbox { reader })
     }
@@ -257,6 +265,11 @@ impl Sandbox {
         }
         Ok(())
     }
+}
+
+fn read_names(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let sql = "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'";
+    connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
 }
 
 fn read_schema(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Vec<String>>> {

@@ -159,12 +159,14 @@ impl Core {
             out.extend(self.children.iter().filter_map(|child| child.life).map(|life| Effect::Kill { life }));
         }
         if self.are_gone(&[Role::Mailer, Role::Probe]) || overdue {
-            self.leave(now);
+            self.beat(now); // who waits for the next one has the time of a report
             out.push(Effect::Leave);
         }
     }
 
-    fn leave(&mut self, now: Now) {
+    /// The end of the supervisor itself, written when all that a run ends with is done: while this is not there, the next start
+    /// takes the end for untold, tells it and soaks nothing. Nothing but the exit may come after it.
+    pub fn leave(&mut self, now: Now) {
         use super::event::{EndOf, LastWords};
         use crate::model::process::EndReason;
         let end =
@@ -187,6 +189,12 @@ impl Core {
         if let Err(error) = self.ledger.store().heartbeat("supervisor", now.wall, run_id, None) {
             tracing::debug!("heartbeat: {error}");
         }
+    }
+
+    /// The run's row.
+    #[must_use]
+    pub fn run_id(&self) -> i64 {
+        self.ledger.run_id()
     }
 
     /// Where the run stands.
@@ -219,7 +227,7 @@ impl Core {
         }
     }
 
-    /// How the run ended. Meant for after [`Effect::Leave`].
+    /// How the run ended. Meant for after [`Effect::Leave`], and before [`Core::leave`].
     pub fn summary(&mut self) -> Summary {
         let (Phase::Over { cause } | Phase::Ending { cause, .. }) = self.phase else {
             unreachable!("a summary is of a run that is over");

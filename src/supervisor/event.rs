@@ -168,7 +168,7 @@ pub enum Effect {
         /// Process ids.
         pids: Vec<i32>,
     },
-    /// The run is over and everything is written: leave the loop.
+    /// The run is over and everything of it is written: leave the loop, tell its end, and then let the core leave.
     Leave,
 }
 

@@ -43,33 +43,25 @@ pub fn beside(
     Ok(receiver)
 }
 
-/// What was counted of `run_id`.
-pub fn counts(path: &Path, run_id: i64) -> Result<Counts, QueryError> {
-    Past { reader: open(path)?, run_id, warm_up_ms: 0 }.counts()
+/// What is known of a run before its points are read back.
+#[derive(Debug)]
+pub struct Known {
+    /// What was counted.
+    pub counts: Counts,
+    /// How far the wall clock was stepped in all, milliseconds: what the run's times differ by from time that passed.
+    pub stepped_ms: i64,
+    /// The roles of a target that were named: ordinal, name, lives.
+    pub roles: Vec<(u32, String, u32)>,
+}
+
+/// What the database at `path` knows of `run_id`.
+pub fn known(path: &Path, run_id: i64) -> Result<Known, QueryError> {
+    let past = Past { reader: open(path)?, run_id, warm_up_ms: 0 };
+    Ok(Known { counts: past.counts()?, stepped_ms: past.stepped_ms()?, roles: past.roles()? })
 }
 
 fn open(path: &Path) -> Result<Reader, QueryError> {
     Reader::open(path).map_err(|error| QueryError::Store(error.to_string()))
-}
-
-/// How far the wall clock was stepped during `run_id` in all, milliseconds: what its times differ by from time that passed.
-pub fn stepped_ms(path: &Path, run_id: i64) -> Result<i64, QueryError> {
-    let sql = "SELECT detail FROM event WHERE run_id = :id AND kind = 'clock_step'";
-    let rows = Past { reader: open(path)?, run_id, warm_up_ms: 0 }.rows(sql, run_id, 0)?;
-    let by_ms = |row: &Vec<Value>| {
-        let detail: Value = serde_json::from_str(text(row, 0)?).ok()?;
-        detail.get("by_ms")?.as_i64()
-    };
-    Ok(rows.iter().filter_map(by_ms).sum())
-}
-
-/// The roles of a target that were named before: ordinal, name, lives.
-pub fn roles(path: &Path, run_id: i64) -> Result<Vec<(u32, String, u32)>, QueryError> {
-    let sql = "SELECT ordinal, name, max(incarnation) FROM process WHERE run_id = :id AND role = 'target_child' \
-               GROUP BY ordinal ORDER BY ordinal";
-    let rows = Past { reader: open(path)?, run_id, warm_up_ms: 0 }.rows(sql, run_id, 0)?;
-    let role = |row: &Vec<Value>| Some((integer(row, 0)? as u32, text(row, 1)?.to_owned(), integer(row, 2)? as u32));
-    Ok(rows.iter().filter_map(role).collect())
 }
 
 struct Past {
@@ -94,6 +86,23 @@ impl Past {
             }
         }
         Ok(counts)
+    }
+
+    fn stepped_ms(&self) -> Result<i64, QueryError> {
+        let sql = "SELECT detail FROM event WHERE run_id = :id AND kind = 'clock_step'";
+        let by_ms = |row: &Vec<Value>| {
+            let detail: Value = serde_json::from_str(text(row, 0)?).ok()?;
+            detail.get("by_ms")?.as_i64()
+        };
+        Ok(self.rows(sql, self.run_id, 0)?.iter().filter_map(by_ms).sum())
+    }
+
+    fn roles(&self) -> Result<Vec<(u32, String, u32)>, QueryError> {
+        let sql = "SELECT ordinal, name, max(incarnation) FROM process WHERE run_id = :id AND role = 'target_child' \
+                   GROUP BY ordinal ORDER BY ordinal";
+        let role =
+            |row: &Vec<Value>| Some((integer(row, 0)? as u32, text(row, 1)?.to_owned(), integer(row, 2)? as u32));
+        Ok(self.rows(sql, self.run_id, 0)?.iter().filter_map(role).collect())
     }
 
     /// Series whose alarm is an event already.

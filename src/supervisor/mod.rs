@@ -14,6 +14,7 @@ pub mod core;
 pub mod event;
 pub mod history;
 pub mod intake;
+pub mod keeping;
 pub mod ledger;
 pub mod notify;
 pub mod reactor;

@@ -1,8 +1,10 @@
 //! Words to systemd: READY, STATUS, WATCHDOG, RELOADING, STOPPING. Silent when nobody asked (no NOTIFY_SOCKET).
 //!
-//! Only the event loop calls these, so a loop that is stuck feeds no watchdog.
+//! Only the event loop calls these, so a loop that is stuck feeds no watchdog. Also, whether systemd started us for
+//! somebody, or once more because we had died.
 
 use sd_notify::NotifyState;
+use std::path::PathBuf;
 
 /// What systemd was told last, and whether it wants to be told.
 #[derive(Debug)]
@@ -62,5 +64,65 @@ impl Notifier {
         {
             tracing::debug!("systemd was not told: {error}");
         }
+    }
+}
+
+/// What systemd keeps between a death and the restart after it, and throws away when the unit stops: the number of the run that
+/// is soaked, in a file of the unit's `RuntimeDirectory` (`RuntimeDirectoryPreserve=restart`). With it a restart is told from a
+/// start that somebody asked for. Without systemd there is no such place, and nothing is known.
+#[derive(Debug)]
+pub struct Stay {
+    file: Option<PathBuf>,
+}
+
+impl Stay {
+    /// As the environment has it.
+    #[must_use]
+    pub fn of_this_start() -> Stay {
+        Stay { file: std::env::var_os("RUNTIME_DIRECTORY").map(|folder| PathBuf::from(folder).join("run")) }
+    }
+
+    /// The run of the process that died before us, if we are its restart.
+    #[must_use]
+    pub fn soaked_before(&self) -> Option<i64> {
+        std::fs::read_to_string(self.file.as_ref()?).ok()?.trim().parse().ok()
+    }
+
+    /// From now on a restart is one of `run_id`.
+    pub fn soaks(&self, run_id: i64) {
+        if let Some(file) = &self.file
+            && let Err(error) = std::fs::write(file, run_id.to_string())
+        {
+            tracing::warn!("{}: {error}: a restart will not know that it is one", file.display());
+        }
+    }
+
+    /// The next start is one for somebody.
+    pub fn over(&self) {
+        if let Some(file) = &self.file {
+            let _ = std::fs::remove_file(file); // it goes with the folder at the latest
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_knows_the_run_that_it_is_one_of() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let stay = || Stay { file: Some(folder.path().join("run")) };
+        assert_eq!(stay().soaked_before(), None, "a start for somebody");
+        stay().soaks(7);
+        assert_eq!(stay().soaked_before(), Some(7));
+        stay().over();
+        assert_eq!(stay().soaked_before(), None);
+        std::fs::write(folder.path().join("run"), "seven").expect("written");
+        assert_eq!(stay().soaked_before(), None, "what is no number is no run");
+        let nowhere = Stay { file: None };
+        nowhere.soaks(7);
+        nowhere.over();
+        assert_eq!(nowhere.soaked_before(), None, "no systemd");
     }
 }

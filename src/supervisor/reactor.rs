@@ -7,9 +7,10 @@ use super::alive::{Alive, Facts};
 use super::closing::{Snapshot, Summary};
 use super::core::Core;
 use super::event::{Effect, Event};
-use super::notify::Notifier;
+use super::notify::{Notifier, Stay};
 use super::start::{self, Options, ReadPast, StartError};
 use crate::config::Source;
+use crate::model::run::RunState;
 use crate::probe::protocol::Outcome;
 use crate::{clock, probe, wire};
 use nix::libc::{SIGHUP, SIGINT, SIGTERM};
@@ -29,8 +30,13 @@ const ENDING_TICK: Duration = Duration::from_millis(50);
 /// What a process that was told twice to end ends with: 128 + SIGINT, as shells have it.
 const EXIT_AT_ONCE: i32 = 130;
 
-/// Runs a soak to its end. `watch` is shown where it stands, about once a second.
-pub fn run(options: Options, watch: &mut dyn FnMut(&Snapshot)) -> Result<Summary, StartError> {
+/// Runs a soak to its end. `watch` is shown where it stands, about once a second; `tell` is given how it ended, and whatever it
+/// does of that is done again by the next start if we are killed meanwhile.
+pub fn run(
+    options: Options,
+    watch: &mut dyn FnMut(&Snapshot),
+    tell: &mut dyn FnMut(&Summary),
+) -> Result<Summary, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -47,11 +53,20 @@ pub fn run(options: Options, watch: &mut dyn FnMut(&Snapshot)) -> Result<Summary
         target: options.config.target.is_set(),
         canary_bytes_per_second: per_second.ceil() as u64,
     };
+    let stay = Stay::of_this_start();
+    let options = Options { soaked_before: stay.soaked_before(), ..options };
     let core = start::begin(options, clock::now(), clock::suspended_ms(), ReadPast::Beside)?;
+    stay.soaks(core.run_id());
     runtime.block_on(async {
         let mut reactor = Reactor::new(core, facts)?;
         reactor.turn_until_over(watch).await;
-        Ok(reactor.core.summary())
+        let summary = reactor.core.summary();
+        tell(&summary);
+        reactor.core.leave(clock::now());
+        if summary.state == RunState::Interrupted {
+            stay.over(); // who asks for an end and starts us again wants a new run
+        }
+        Ok(summary)
     })
 }
 

@@ -32,6 +32,8 @@ pub struct Options {
     pub sabotage: Vec<(i64, Sabotage)>,
     /// How many seconds each second counts as for the analysis; `None`: one. A drill is in a hurry, and says so.
     pub pace: Option<u32>,
+    /// The run of a process that died, whose restart this is: if that run is over, none is wanted.
+    pub soaked_before: Option<i64>,
 }
 
 /// Why a run could not begin. `Display` is prose with a remedy.
@@ -70,7 +72,7 @@ pub enum ReadPast {
 pub fn begin(options: Options, now: Now, suspended_ms: i64, past: ReadPast) -> Result<Core, StartError> {
     let mut store = Store::open(&options.config.run.database, Mode::Write)?;
     let hostname = host::hostname();
-    let (unfinished, untold) = (store.unfinished_run(&hostname)?, store.untold_run(&hostname)?);
+    let (unfinished, untold) = (store.unfinished_run(&hostname)?, store.untold_run(&hostname, options.soaked_before)?);
     if options.fresh {
         if let Some(run) = &unfinished {
             give_up(&mut store, run, now)?;
@@ -143,12 +145,11 @@ fn go_on(
     if let Some(beat) = beat.filter(|beat| run.last_seen.0 - beat.at.0 > BEATS_APART_MS) {
         run.last_seen = beat.at;
     }
-    let stepped_ms = history::stepped_ms(&database, run_id).map_err(unreadable)?;
+    let known = history::known(&database, run_id).map_err(unreadable)?;
     let config = go_on_as_before(options.config, &run)?;
     let golden = golden(&store, run_id)?;
     store.resume(&run, now.wall, "supervisor_down")?;
-    let counts = history::counts(&database, run_id).map_err(unreadable)?;
-    let roles = history::roles(&database, run_id).map(Roles::known_before).map_err(unreadable)?;
+    let roles = Roles::known_before(known.roles);
     tracing::info!("run {run_id} goes on; it was last watched {} ms ago", now.wall.0 - run.last_seen.0);
     let alarms = Alarms::open(&store, &config, run_id, &run.plan)?;
     let warm_up_ms = millis(config.target.warm_up);
@@ -162,8 +163,8 @@ fn go_on(
         }
     };
     roles.names().for_each(|(ordinal, name)| going.watch.name_role(ordinal, name));
-    let served_ms = (run.served_ms() - stepped_ms).max(0);
-    Ok(Beginning { served_ms, resumed: true, golden, counts, roles, ..going })
+    let served_ms = (run.served_ms() - known.stepped_ms).max(0);
+    Ok(Beginning { served_ms, resumed: true, golden, counts: known.counts, roles, ..going })
 }
 
 /// A run has its verdict, but its supervisor was killed before all of that was told: it is told now, and nothing is soaked
@@ -178,16 +179,16 @@ fn tell(
 ) -> Result<Beginning, StartError> {
     let run_id = run.run_id;
     tracing::warn!(
-        "run {run_id} has its verdict already; soakd was killed before it could say so. No new run is begun: start again, \
-         or with --fresh, for that"
+        "run {run_id} has its verdict already; soakd was killed before it had left. No new run is begun: start again, or with \
+         --fresh, for that"
     );
     let config = go_on_as_before(options.config, run)?;
-    let counts =
-        history::counts(store.path(), run_id).map_err(|error| StartError::Resume { run_id, why: error.to_string() })?;
+    let known =
+        history::known(store.path(), run_id).map_err(|error| StartError::Resume { run_id, why: error.to_string() })?;
     store.close_processes(run)?;
     let alarms = Alarms::open(&store, &config, run_id, &run.plan)?;
     let told = blank(Options { config, ..options }, Ledger::new(store, run_id), alarms, now, suspended_ms);
-    Ok(Beginning { served_ms: run.served_ms(), resumed: true, ended: Some(end), counts, ..told })
+    Ok(Beginning { served_ms: run.served_ms(), resumed: true, ended: Some(end), counts: known.counts, ..told })
 }
 
 fn plan(config: &Config, host: String, now: Now) -> RunPlan {
