@@ -3,6 +3,10 @@
 //!
 //! Tests wait for what the database says, with limits far beyond what a loaded machine needs; none measures time.
 
+#[path = "run_faults/host.rs"]
+mod host;
+#[path = "support/smtp_server.rs"]
+mod smtp_server;
 mod soak;
 
 use soak::{Soak, is_alive};
@@ -37,6 +41,27 @@ fn a_stopped_worker_is_a_hang_and_is_replaced() {
     soak.until("SELECT count(*) > 1 FROM work_sample JOIN process USING (process_id) WHERE incarnation = 2");
     assert_eq!(soak.interrupt(), 1, "{}", soak.said());
     assert_eq!(soak.number("SELECT count(*) FROM process WHERE end_reason = 'hang'"), 1);
+}
+
+#[test]
+fn an_abort_is_a_crash_with_its_signal() {
+    let mut soak = Soak::start(&["--inject", r#"{"what":"abort"}@1s"#]);
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'worker_crash' AND summary LIKE '%SIGABRT%'");
+    soak.until("SELECT count(*) > 1 FROM work_sample JOIN process USING (process_id) WHERE incarnation = 2");
+    assert_eq!(soak.interrupt(), 1, "{}", soak.said());
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE end_reason = 'crash' AND exit_signal = 6"), 1);
+}
+
+#[test]
+fn an_infinite_loop_is_a_hang_although_its_process_beats_and_works() {
+    let mut soak = Soak::start(&["--inject", r#"{"what":"loop_forever"}@1s"#]);
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'worker_hang'");
+    soak.until("SELECT count(*) > 1 FROM work_sample JOIN process USING (process_id) WHERE incarnation = 2");
+    assert_eq!(soak.interrupt(), 1, "{}", soak.said());
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE end_reason = 'hang' AND exit_signal = 9"), 1);
+    let busy = "SELECT max(cpu_ms) > 300 FROM process_sample JOIN process USING (process_id)
+                WHERE role = 'worker' AND incarnation = 1";
+    assert_eq!(soak.number(busy), 1, "it was at work, and got nowhere");
 }
 
 #[test]
@@ -137,6 +162,60 @@ fn a_supervisor_killed_between_its_verdict_and_its_exit_soaks_nothing_again() {
     assert_eq!(soak.number("SELECT count(*) FROM run WHERE state = 'finished'"), 2, "and then a new one");
 }
 
+#[test]
+fn a_supervisor_killed_over_its_report_tells_again_and_soaks_nothing_again() {
+    // A report that nobody takes: its writer waits there, with everything else of the run done.
+    let mut soak = Soak::under(&["--duration", "3s"], |folder| {
+        let pipe = folder.join("soak-run-1.html");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        Vec::new()
+    });
+    soak.until("SELECT count(*) = 1 FROM run WHERE state = 'finished'");
+    soak.until("SELECT count(*) = 1 FROM process WHERE ended_unix_ms IS NULL"); // itself
+    soak.kill(soak.supervisor(), nix::libc::SIGKILL);
+    assert_eq!(soak.wait(), -1, "it was killed before it left: {}", soak.said());
+    let report = soak.folder().join("soak-run-1.html");
+    std::fs::remove_file(&report).expect("it was there");
+
+    soak.again(&["--duration", "3s"]);
+    assert!([0, 3].contains(&soak.wait()), "{}", soak.said());
+    assert!(soak.said().contains("has its verdict already"), "{}", soak.said());
+    assert_eq!(soak.number("SELECT count(*) FROM run"), 1, "no second run");
+    assert!(report.is_file(), "and its report is there");
+    assert_eq!(soak.number("SELECT count(*) FROM outbox WHERE kind = 'finished'"), 1);
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE ended_unix_ms IS NULL"), 0);
+}
+
+#[test]
+fn what_systemd_starts_again_after_all_was_written_soaks_nothing_again() {
+    // systemd keeps what is in there over a restart, and throws it away when the unit has stopped.
+    let kept = |folder: &std::path::Path| folder.join("kept");
+    let mut soak = Soak::under(&["--duration", "3s"], |folder| {
+        std::fs::create_dir(kept(folder)).expect("made");
+        vec![("RUNTIME_DIRECTORY", kept(folder))]
+    });
+    assert!([0, 3].contains(&soak.wait()), "{}", soak.said());
+    let runs = "SELECT count(*) FROM run";
+    // As after a kill between the last row and the exit, which no test could time.
+    soak.again(&["--duration", "3s"]);
+    assert!([0, 3].contains(&soak.wait()), "the verdict of the run that is over: {}", soak.said());
+    assert!(soak.said().contains("has its verdict already"), "{}", soak.said());
+    assert_eq!(soak.number(runs), 1, "no second run");
+    assert_eq!(soak.number("SELECT count(*) FROM outbox WHERE kind = 'finished'"), 1);
+
+    // The unit had stopped, and somebody starts it.
+    std::fs::remove_file(kept(soak.folder()).join("run")).expect("it was there");
+    soak.again(&["--duration", "1h"]);
+    soak.until("SELECT count(*) = 2 FROM run");
+    soak.until("SELECT count(*) > 0 FROM process WHERE role = 'worker' AND ended_unix_ms IS NULL");
+    // `systemctl restart`: it ends as asked, and the next start is one for somebody.
+    soak.interrupt();
+    soak.again(&["--duration", "1h"]);
+    soak.until("SELECT count(*) = 3 FROM run");
+    soak.interrupt();
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE ended_unix_ms IS NULL"), 0);
+}
+
 /// What an unlucky run has behind it. `SOAKD_RESUME_HOURS=47 SOAKD_RESUME_LIVES=60` for one of two days.
 fn unlucky(folder: &std::path::Path) -> i64 {
     let number = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
@@ -202,6 +281,19 @@ fn a_run_serves_its_time_and_says_where_everything_lies() {
     assert!(mails > 0, "the mail that tells the end was delivered");
     assert_eq!(soak.number("SELECT count(*) FROM run WHERE state = 'finished'"), 1);
     assert_eq!(soak.number("SELECT count(*) FROM process WHERE ended_unix_ms IS NULL"), 0, "every process has its end");
+}
+
+#[test]
+fn the_last_interval_counts_however_long_intervals_are() {
+    let config = "[run]\nduration = \"1h\"\n[model]\nmodel = \"synthetic:tiny\"\nbackend = \"cpu\"\nprompts = 2\nprompt_tokens = 4\n\
+                  answer_tokens = 4\nthreads = 1\n[worker]\nheartbeat = \"1h\"\nhang_after = \"4h\"\n";
+    let mut soak = Soak::prepared(config, &[], |_| {});
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'golden_recorded'");
+    assert!([0, 3].contains(&soak.interrupt()), "{}", soak.said());
+    let tokens = soak.number("SELECT max(tokens) FROM work_sample");
+    assert!(tokens >= 8, "two answers of four tokens are recorded, and {tokens} are counted");
+    let timed = "SELECT coalesce(sum(count), 0) FROM latency WHERE kind IN ('token', 'first_token')";
+    assert_eq!(soak.number(timed), tokens, "each token has its latency, in the last interval too");
 }
 
 #[test]
@@ -352,177 +444,4 @@ fn whatever_the_cuda_driver_answers_the_worker_ends_and_says_what_it_was() {
         assert_eq!(soak.number(&event), 1, "{code}");
     }
     assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'supervisor'"), 1);
-}
-
-/// A soak on a host that does as it is told; its orders come in a file.
-fn on_a_pretend_host() -> Soak {
-    Soak::under(&[], |folder| {
-        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-host/host.c");
-        let library = folder.join("host.so");
-        let mut command = std::process::Command::new(compiler);
-        command.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(&library).arg(source).arg("-ldl");
-        assert!(command.status().expect("a C compiler is installed").success(), "the pretend host compiles");
-        vec![("LD_PRELOAD", library), ("FAKE_HOST", folder.join("orders"))]
-    })
-}
-
-/// Renamed into place, so that no half-written file is read.
-fn order(soak: &Soak, orders: &str) {
-    let (new, path) = (soak.folder().join("orders.new"), soak.folder().join("orders"));
-    std::fs::write(&new, orders).expect("written");
-    std::fs::rename(new, path).expect("renamed");
-}
-
-#[test]
-fn a_file_system_that_turns_read_only_full_or_bad_in_mid_run_stops_no_soak_and_loses_no_event() {
-    let mut soak = on_a_pretend_host();
-    soak.until("SELECT count(*) > 3 FROM work_sample");
-    for (n, (code, what)) in [(30, "EROFS"), (28, "ENOSPC"), (5, "EIO")].into_iter().enumerate() {
-        order(&soak, &format!("disk {code}\n"));
-        soak.wait_for(what, || soak.said().matches(" ERROR ").count() > n);
-        // An event in the middle of it: it must wait for the disk, and be counted once.
-        soak.kill(soak.pid("worker"), nix::libc::SIGKILL);
-        soak.wait_for("the crash", || soak.said().matches("ended by signal 9").count() > n);
-        order(&soak, "");
-        soak.until(&format!("SELECT count(*) = {} FROM event WHERE kind = 'disk_recovered'", n + 1));
-        soak.until(&format!("SELECT count(*) = {} FROM event WHERE kind = 'worker_crash'", n + 1));
-        soak.until(&format!(
-            "SELECT count(*) > 2 FROM work_sample JOIN process USING (process_id) WHERE incarnation = {}",
-            n + 2
-        ));
-        assert_eq!(soak.text("PRAGMA integrity_check"), "ok", "{what}");
-    }
-    assert_eq!(soak.interrupt(), 1, "the crashes fail it, the disk does not: {}", soak.said());
-    assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'supervisor'"), 1, "it watched throughout");
-    assert_eq!(soak.number("SELECT count(*) FROM process WHERE ended_unix_ms IS NULL"), 0);
-    let holes = "SELECT count(*) FROM (SELECT unix_ms AS until, unix_ms - lag(unix_ms) OVER (ORDER BY unix_ms) AS hole_ms FROM host_sample)
-         WHERE hole_ms > 15000 AND NOT EXISTS (SELECT 1 FROM gap WHERE from_unix_ms <= until AND to_unix_ms >= until - hole_ms)";
-    assert_eq!(soak.number(holes), 0, "what was shed is a gap");
-}
-
-#[test]
-fn a_run_that_ends_on_a_dead_disk_says_that_its_verdict_is_not_written() {
-    let mut soak = on_a_pretend_host();
-    soak.until("SELECT count(*) > 3 FROM work_sample");
-    order(&soak, "disk 30\n");
-    soak.wait_for("the failure", || soak.said().contains(" ERROR "));
-    let code = soak.interrupt();
-    assert!(soak.said().contains("The verdict could not be written to the database"), "{code}: {}", soak.said());
-    assert_ne!(code, 0, "nobody can look it up: {}", soak.said());
-}
-
-#[test]
-fn a_clock_that_steps_and_a_host_that_sleeps_are_told_and_are_no_uptime() {
-    let mut soak = on_a_pretend_host();
-    soak.until("SELECT count(*) > 3 FROM work_sample");
-    let steps = |n: i64| format!("SELECT count(*) = {n} FROM event WHERE kind = 'clock_step'");
-    order(&soak, "wall 3600\n");
-    soak.until(&steps(1));
-    order(&soak, "wall -3600\n");
-    soak.until(&steps(2));
-    order(&soak, "wall 0\n");
-    soak.until(&steps(3));
-    order(&soak, "slept 1200\n");
-    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'suspend'");
-    let before = soak.number("SELECT count(*) FROM work_sample");
-    soak.until(&format!("SELECT count(*) > {before} + 2 FROM work_sample"));
-    let code = soak.interrupt();
-    assert!([0, 3].contains(&code), "a clock is no failure: {code}: {}", soak.said());
-    assert_eq!(
-        soak.number("SELECT count(*) FROM gap WHERE reason = 'suspend' AND to_unix_ms - from_unix_ms > 1190000"),
-        1
-    );
-    assert_eq!(
-        soak.number("SELECT count(*) FROM event WHERE kind IN ('worker_hang', 'worker_crash', 'probe_hang')"),
-        0
-    );
-    assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'worker'"), 1, "and nobody is taken for hung");
-    let watched = soak.said();
-    assert!(!watched.contains(" h watched"), "neither the hour nor the sleep is uptime: {watched}");
-}
-
-/// Mounts that only root can make; said on stderr where it cannot, for a test that does less must not look the same.
-fn mounted(folder: &std::path::Path, options: &str) -> bool {
-    let done =
-        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "soakd-test"]).arg(folder).output();
-    let mounted = done.is_ok_and(|output| output.status.success());
-    if !mounted {
-        eprintln!("not root: no read-only file system to try");
-    }
-    mounted
-}
-
-#[test]
-fn a_read_only_file_system_is_refused_with_its_remedy() {
-    let folder = tempfile::tempdir().expect("a folder");
-    if !mounted(folder.path(), "ro,size=1m") {
-        return;
-    }
-    let database = folder.path().join("soak.db").display().to_string();
-    let elsewhere = tempfile::tempdir().expect("a folder");
-    let (code, said) =
-        soak::once(elsewhere.path(), &["--model", "synthetic:tiny", "--db", &database, "--duration", "2s"]);
-    let unmounted = std::process::Command::new("umount").arg("-l").arg(folder.path()).status();
-    assert!(unmounted.is_ok_and(|status| status.success()), "the mount goes away");
-    assert_eq!(code, 2, "{said}");
-    assert!(said.contains("cannot write to") && said.contains("--db") && said.contains(&database), "{said}");
-}
-
-/// A control group with a limit of memory, of either version; `None` where none can be made.
-struct SmallMemory(std::path::PathBuf);
-
-impl SmallMemory {
-    fn make(bytes: u64) -> Option<SmallMemory> {
-        for (root, limit) in [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")] {
-            let group = std::path::Path::new(root).join(format!("soakd-test-{}", std::process::id()));
-            if std::fs::create_dir(&group).is_err() {
-                continue;
-            }
-            let made = SmallMemory(group);
-            // Where the hierarchy is another one, this is a folder like any other: the file would only be a file.
-            let real = made.0.join(limit).exists() && made.0.join("cgroup.procs").exists();
-            if real && std::fs::write(made.0.join(limit), bytes.to_string()).is_ok() {
-                return Some(made);
-            }
-        }
-        None
-    }
-}
-
-impl Drop for SmallMemory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0); // the last process may take a moment; a leftover is empty
-    }
-}
-
-#[test]
-fn a_worker_that_the_kernel_kills_for_memory_is_told_from_a_crash() {
-    let Some(group) = SmallMemory::make(120_000_000) else {
-        return eprintln!("no control group can be made here: low memory is not tried");
-    };
-    let leak = r#"{"what":"leak","bytes_per_second":20000000}@10s"#;
-    let mut soak = Soak::start(&["--inject", leak]);
-    // Everything that is started from now on is in it, and the memory that is touched from now on counts.
-    std::fs::write(group.0.join("cgroup.procs"), soak.supervisor().to_string()).expect("moved");
-    for role in ["worker", "probe"] {
-        soak.until(&format!("SELECT count(*) > 0 FROM process WHERE role = '{role}'"));
-        let pid = soak.pid(role);
-        let _ = std::fs::write(group.0.join("cgroup.procs"), pid.to_string()); // it may have been born in it
-        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        let name = group.0.file_name().and_then(|name| name.to_str()).expect("a name of ours");
-        assert!(groups.contains(name), "the {role} is not in the group, and a leak would be the machine's: {groups}");
-    }
-    soak.until("SELECT count(*) > 0 FROM event WHERE kind = 'worker_oom'");
-    soak.until("SELECT count(*) > 1 FROM work_sample JOIN process USING (process_id) WHERE incarnation = 2");
-    assert_eq!(soak.interrupt(), 1, "{}", soak.said());
-    assert_eq!(
-        soak.number("SELECT count(*) FROM process WHERE role = 'worker' AND end_reason = 'oom' AND exit_signal = 9"),
-        1
-    );
-    assert_eq!(
-        soak.number("SELECT count(*) FROM process WHERE role = 'supervisor'"),
-        1,
-        "the watcher outlives what it watches"
-    );
 }

@@ -58,6 +58,7 @@ fn thousands_of_short_and_terrible_runs_lose_nothing() {
     let seeds = seeds(SHORT_SEEDS);
     let (count, began) = (seeds.end - seeds.start, std::time::Instant::now());
     let (warm, faults) = (std::sync::atomic::AtomicI64::new(0), std::sync::atomic::AtomicU64::new(0));
+    let cut_off = std::sync::atomic::AtomicU64::new(0);
     for_each_seed(seeds.clone(), |seed| {
         // By the seed: with and without the faults that make an invariant weaker.
         let [dies, jumps, sleeps] = [1, 2, 4].map(|bit| seed & bit == 0);
@@ -66,15 +67,17 @@ fn thousands_of_short_and_terrible_runs_lose_nothing() {
         world.run_to_its_end();
         world.check();
         faults.fetch_add(world.faults_made(), std::sync::atomic::Ordering::Relaxed);
+        cut_off.fetch_add(u64::from(world.was_cut_off()), std::sync::atomic::Ordering::Relaxed);
         if seed == seeds.start + count / 4 {
             warm.store(anonymous_bytes(), std::sync::atomic::Ordering::Relaxed);
         }
     });
     let grown = anonymous_bytes() - warm.into_inner();
     println!(
-        "{count} seeds, {} faults in {} s; memory after the first quarter of them: {:+.1} MB",
+        "{count} seeds, {} faults in {} s, {} runs killed when they were over; memory after the first quarter of them: {:+.1} MB",
         faults.into_inner(),
         began.elapsed().as_secs(),
+        cut_off.into_inner(),
         grown as f64 / 1e6
     );
     // Other tests of this file run beside it; what a supervisor kept for ever would show as megabytes a seed.

@@ -1,5 +1,8 @@
 //! A run that is killed at moments that a seed chooses, and started again.
 
+#[path = "../support/process.rs"]
+mod process;
+
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -102,9 +105,7 @@ impl Victim {
     }
 
     pub fn said(&self) -> String {
-        let text = std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        said(self.folder.path())
     }
 
     /// Batches of samples that the last supervisor read and never wrote, and how many readings were in them. Meant for after a kill.
@@ -157,14 +158,8 @@ impl Victim {
     pub fn end(&mut self) -> i32 {
         let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it lives");
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().expect("our child") {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(started.elapsed() < PATIENCE, "it does not end: {}", self.said());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let folder = self.folder.path();
+        process::end_of(&mut self.process, PATIENCE, || said(folder))
     }
 
     /// Living processes that work in our folder, but for the supervisor itself.
@@ -207,12 +202,17 @@ fn command(pid: i32) -> String {
     String::from_utf8_lossy(&line).replace('\0', " ")
 }
 
+/// The last of what it said.
+fn said(folder: &Path) -> String {
+    let text = std::fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
 /// Whether it lives (a zombie does not) and works in `folder`: a number that was given to another process is not ours.
 pub fn is_ours(pid: i32, folder: &Path) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let alive = stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'));
     let real = folder.canonicalize().expect("it is there");
-    alive && std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == real)
+    process::is_alive(pid) && std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == real)
 }
 
 /// Whether there was somebody to kill.

@@ -1,5 +1,10 @@
 //! A `soakd run` of one's own, in a folder of its own, with limits short enough to see them reached.
 
+#[path = "../support/process.rs"]
+mod process;
+
+#[allow(unused_imports)] // not every test binary needs it
+pub use process::is_alive;
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -104,8 +109,7 @@ impl Soak {
 
     /// Both outputs so far.
     pub fn said(&self) -> String {
-        let read = |name| std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
-        format!("{}\n{}", read("stdout"), read("stderr"))
+        said(self.folder.path())
     }
 
     /// The process id of the newest life of `role`.
@@ -130,14 +134,8 @@ impl Soak {
 
     /// Waits for the end; -1 for a signal.
     pub fn wait(&mut self) -> i32 {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().expect("our child") {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(started.elapsed() < PATIENCE, "it does not end: {}", self.said());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let folder = self.folder.path();
+        process::end_of(&mut self.process, PATIENCE, || said(folder))
     }
 
     /// Waits until `sql` gives 1.
@@ -189,6 +187,11 @@ fn binary() -> std::ffi::OsString {
     std::env::var_os("SOAKD_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_soakd").into())
 }
 
+fn said(folder: &Path) -> String {
+    let read = |name| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    format!("{}\n{}", read("stdout"), read("stderr"))
+}
+
 fn spawn(folder: &Path, flags: &[&str], environment: &[(&str, PathBuf)]) -> Child {
     let file = |name| std::fs::File::create(folder.join(name)).expect("a file");
     Command::new(binary())
@@ -209,10 +212,4 @@ pub fn once(folder: &Path, flags: &[&str]) -> (i32, String) {
     let output = Command::new(binary()).arg("run").args(flags).current_dir(folder).output();
     let output = output.expect("soakd starts");
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-/// Whether there is such a process that still runs: a zombie that nobody buries is as good as gone.
-pub fn is_alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }

@@ -1,6 +1,8 @@
 //! A world for the supervisor's core: a clock that is only a number, children that are scripts, and a ledger of what was
 //! really done to them, to compare the database with.
 
+mod check;
+
 use rusqlite::Connection;
 use soakd::config::{Backend, Config, MailerRunsAs};
 use soakd::model::sample::{HostReading, ProcessReading, Role, WorkReading};
@@ -79,6 +81,8 @@ struct Truth {
     mismatches: i64,
     orphans: i64,
     faults: u64,
+    /// Killed when the run was over.
+    cut_off: bool,
 }
 
 /// Rules enough for whatever a short run does; all forty are read in the longer ones.
@@ -123,6 +127,11 @@ fn empty_database() -> &'static [u8] {
     })
 }
 
+/// The figure that `sql` gives.
+fn ask(connection: &Connection, sql: &str) -> i64 {
+    connection.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
 pub struct World {
     seed: u64,
     random: u64,
@@ -140,6 +149,8 @@ pub struct World {
     pids: i32,
     truth: Truth,
     refuse_from: Option<i64>,
+    /// What systemd keeps over a restart, if it is systemd that restarts soakd.
+    stay: Option<i64>,
     over: bool,
 }
 
@@ -194,6 +205,7 @@ impl World {
             pids: 100,
             truth: Truth::default(),
             refuse_from: None,
+            stay: None,
             over: false,
         }
     }
@@ -225,9 +237,13 @@ impl World {
     }
 
     fn begin(&mut self) {
-        let options = Options { config: self.config.clone(), ..Options::default() };
+        let options = Options { config: self.config.clone(), soaked_before: self.stay, ..Options::default() };
         let core = start::begin(options, self.now, self.suspended_ms, start::ReadPast::First);
-        self.core = Some(core.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed)));
+        let core = core.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
+        if self.is_under_systemd() {
+            self.stay = Some(core.run_id());
+        }
+        self.core = Some(core);
     }
 
     /// One second: what is due, the tick, and perhaps a fault.
@@ -347,8 +363,28 @@ impl World {
                 let readings = self.read(&pids);
                 self.apply(Event::Fallback { readings });
             }
-            Effect::Leave => self.over = true,
+            Effect::Leave => self.leave(),
         }
+    }
+
+    fn is_under_systemd(&self) -> bool {
+        self.seed & 8 == 0
+    }
+
+    /// The last instants: some are killed when all is written but that they left, and some, whom systemd starts again, even after
+    /// that. Neither may begin a run.
+    fn leave(&mut self) {
+        let killed = self.faults.supervisor_dies && !self.truth.cut_off && self.chance(0.3);
+        if !killed || self.is_under_systemd() {
+            let now = self.now;
+            self.core.as_mut().expect("a core that lives").leave(now);
+        }
+        if !killed {
+            self.over = true;
+            return;
+        }
+        self.truth.cut_off = true;
+        self.kill_supervisor();
     }
 
     fn load(&mut self, life: Life, plan: &soakd::worker::protocol::LoadPlan) {
@@ -445,6 +481,11 @@ impl World {
         self.due.insert((at, self.order), event);
     }
 
+    /// Whether soakd was killed when the run was over.
+    pub fn was_cut_off(&self) -> bool {
+        self.truth.cut_off
+    }
+
     /// How many faults there were.
     pub fn faults_made(&self) -> u64 {
         self.truth.faults
@@ -536,79 +577,11 @@ impl World {
     }
 
     pub fn number(&self, sql: &str) -> i64 {
-        let connection = Connection::open(self.folder.path().join("soak.db")).expect("the database");
-        connection.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
+        ask(&self.open(), sql)
     }
 
-    /// What must hold of every run, whatever was done to it. `SOAKD_KEEP` names a copy of the database to look at.
-    pub fn check(&self) {
-        if let Some(copy) = std::env::var_os("SOAKD_KEEP") {
-            std::fs::copy(self.folder.path().join("soak.db"), copy).expect("copied");
-        }
-        let seed = self.seed;
-        let events = |kind: &str| self.number(&format!("SELECT count(*) FROM event WHERE kind = '{kind}'"));
-        assert_eq!(
-            events("worker_crash") + events("worker_oom"),
-            self.truth.crashes,
-            "seed {seed}: crashes are counted once"
-        );
-        assert_eq!(events("worker_oom"), self.truth.ooms, "seed {seed}: kills for memory are told from crashes");
-        assert_eq!(events("golden_mismatch"), self.truth.mismatches, "seed {seed}: mismatches are counted once");
-        assert_eq!(events("orphan_killed"), self.truth.orphans, "seed {seed}: orphans");
-        assert_eq!(events("worker_hang"), self.truth.hangs, "seed {seed}: hangs are counted once");
-        assert_eq!(events("run_resumed"), self.truth.supervisor_kills, "seed {seed}: resumptions");
-        assert_eq!(self.number("SELECT count(*) FROM run"), 1, "seed {seed}: one run");
-        let ended = "SELECT count(*) FROM run WHERE state <> 'running' AND verdict IS NOT NULL";
-        assert_eq!(self.number(ended), 1, "seed {seed}: a verdict");
-        let open = "SELECT count(*) FROM process WHERE ended_unix_ms IS NULL";
-        assert_eq!(self.number(open), 0, "seed {seed}: every process has its end");
-        let close = format!(
-            "SELECT count(*) FROM (SELECT started_unix_ms - lag(ended_unix_ms) OVER (ORDER BY process_id) AS wait_ms,
-               lag(end_reason) OVER (ORDER BY process_id) AS before FROM process WHERE role = 'worker')
-             WHERE before NOT IN ('lost') AND wait_ms BETWEEN 0 AND {}",
-            self.config.worker.backoff_min.as_millis() as i64 - 1
-        );
-        if !self.faults.clocks_jump && !self.faults.host_sleeps {
-            assert_eq!(self.number(&close), 0, "seed {seed}: restarts keep their distance");
-        }
-        // In a run of minutes a step of an hour puts all of it out of order; the longer ones step, too, and are checked.
-        let brief = self.config.run.duration < Duration::from_secs(600);
-        let stepped = brief && self.number("SELECT count(*) FROM event WHERE kind = 'clock_step'") > 0;
-        assert_eq!(
-            if stepped { 0 } else { self.number(&self.untold_holes()) },
-            0,
-            "seed {seed}: a hole that no gap tells of"
-        );
-        let undecided = "SELECT count(*) FROM alert WHERE fired_unix_ms IS NOT NULL AND severity = 'page'
-            AND NOT EXISTS (SELECT 1 FROM alert_decision AS d WHERE d.alert_id = alert.alert_id)";
-        assert_eq!(self.number(undecided), 0, "seed {seed}: what fires is decided upon");
-        let unmailed = "SELECT count(*) FROM alert WHERE fired_unix_ms IS NOT NULL AND severity = 'page'
-            AND NOT EXISTS (SELECT 1 FROM alert_decision AS d JOIN outbox USING (outbox_id) WHERE d.alert_id = alert.alert_id)
-            AND NOT EXISTS (SELECT 1 FROM alert_decision AS d WHERE d.alert_id = alert.alert_id AND d.reason LIKE 'inhibited%')";
-        if !self.config.alerts.builtin {
-            let told = "SELECT count(*) FROM outbox WHERE kind = 'finished'";
-            assert_eq!(self.number(told), 1, "seed {seed}: the verdict is mailed, and once");
-            assert_eq!(self.number(unmailed), 0, "seed {seed}: each alert that fired has a mail");
-        }
-        if self.truth.crashes > 0 {
-            let mails = "SELECT count(*) FROM outbox WHERE kind = 'alert'";
-            assert!(self.number(mails) > 0, "seed {seed}: crashes are mailed");
-        }
-    }
-
-    /// Times between two samples of the supervisor that are too long and in no gap. Steps of the wall clock make holes
-    /// of their own, and are told as such.
-    fn untold_holes(&self) -> String {
-        let allowed_ms = 3 * self.config.run.sample_interval.as_millis() as i64 + 10_000;
-        format!(
-            "SELECT count(*) FROM (
-               SELECT unix_ms AS until, unix_ms - lag(unix_ms) OVER (ORDER BY unix_ms) AS hole_ms
-               FROM process_sample JOIN process USING (process_id) WHERE role = 'supervisor')
-             WHERE hole_ms > {allowed_ms}
-               AND NOT EXISTS (SELECT 1 FROM gap WHERE from_unix_ms <= until AND to_unix_ms >= until - hole_ms)
-               AND NOT EXISTS (SELECT 1 FROM event WHERE kind = 'clock_step'
-                               AND unix_ms BETWEEN until - hole_ms - 60000 AND until + 60000)"
-        )
+    fn open(&self) -> Connection {
+        Connection::open(self.folder.path().join("soak.db")).expect("the database")
     }
 
     fn next_random(&mut self) -> u64 {
