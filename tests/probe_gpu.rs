@@ -48,21 +48,60 @@ impl Probe {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("orders");
         std::fs::write(&path, orders).expect("orders");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_soakd"))
-            .arg("internal-probe")
-            .env("FAKE_NVML", &path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("soakd starts");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_soakd"));
+        command.arg("internal-probe").env("FAKE_NVML", &path);
+        let (probe, pid) = Probe::launch(&mut command, library, gpu_grace_ms, path, folder);
+        assert_eq!(pid, probe.child.id() as i32);
+        probe
+    }
+
+    /// Starts `command`, which becomes a probe; gives the id that it has for itself.
+    fn launch(
+        command: &mut Command,
+        library: &Path,
+        gpu_grace_ms: u64,
+        orders: PathBuf,
+        folder: tempfile::TempDir,
+    ) -> (Probe, i32) {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("soakd starts");
         let stdout = child.stdout.take().expect("piped");
-        let mut probe = Probe { child, stdout, decoder: Decoder::default(), orders: path, tick: 0, _folder: folder };
+        let mut probe = Probe { child, stdout, decoder: Decoder::default(), orders, tick: 0, _folder: folder };
         let setup = Setup { nvml_library: Some(library.to_path_buf()), disk_path: "/".into(), gpu_grace_ms };
         probe.send(&ToProbe::Start(setup));
-        let ready = probe.receive();
-        assert_eq!(ready, FromProbe::Ready { pid: probe.child.id() as i32 });
-        probe
+        let FromProbe::Ready { pid } = probe.receive() else { panic!("not ready") };
+        (probe, pid)
+    }
+
+    /// In a pid namespace of its own, as in a container; with the host's /proc at a folder if `with_host`. `None` where the
+    /// kernel does not let us have one. Gives the probe's id inside and outside, too.
+    fn in_a_container(with_host: bool) -> Option<(Probe, i32, i32)> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (orders, host) = (folder.path().join("orders"), folder.path().join("host-proc"));
+        std::fs::write(&orders, "").expect("orders");
+        std::fs::create_dir(&host).expect("a folder");
+        let user: &[&str] = if nix::unistd::Uid::effective().is_root() { &[] } else { &["-r"] };
+        let unshare = |script: &str| {
+            let mut command = Command::new("unshare");
+            command.args(user).args(["-pfm", "--kill-child", "sh", "-c", script]);
+            command.arg("sh").arg(&host).arg(env!("CARGO_BIN_EXE_soakd"));
+            command
+        };
+        let mounts = if with_host {
+            "mount --rbind /proc \"$1\" && mount -t proc proc /proc"
+        } else {
+            "mount -t proc proc /proc"
+        };
+        if !unshare(mounts).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+            eprintln!("no pid namespaces here (unshare -pfm): not seen");
+            return None;
+        }
+        let mut command = unshare(&format!("{mounts} && exec \"$2\" internal-probe"));
+        command.env("FAKE_NVML", &orders).env("HOST_PROC", &host);
+        let (probe, inside) = Probe::launch(&mut command, fake_library(), 20_000, orders, folder);
+        let children = format!("/proc/{0}/task/{0}/children", probe.child.id());
+        let outside = std::fs::read_to_string(children).expect("unshare has a child").trim().parse().expect("one");
+        Some((probe, inside, outside))
     }
 
     /// Changes the weather. Renamed into place, so that no half-written file is read.
@@ -223,6 +262,24 @@ fn vram_goes_to_the_process_that_holds_it_and_not_available_is_not_zero() {
     assert_eq!(vram(&probe.tick_on(&[us])), None, "not listed");
     probe.order(&format!("process 0 {us_text} 500\nfail ComputeRunningProcesses 3\n"));
     assert_eq!(vram(&probe.tick_on(&[us])), None, "not supported");
+}
+
+#[test]
+fn in_a_container_the_hosts_ids_are_told_through_its_proc_or_not_at_all() {
+    let vram = |readings: &Readings| readings.processes[0].reading.present().expect("it exists").reading.vram_bytes;
+    let Some((mut probe, inside, outside)) = Probe::in_a_container(true) else { return };
+    assert_ne!(inside, outside);
+    // Another process of the host is listed with the id that the probe has inside.
+    probe.order(&format!("process 0 {outside} 500\nprocess 0 {inside} 9\nprocess 0 {} 7\n", std::process::id()));
+    let readings = probe.tick_on(&[inside]);
+    assert_eq!((vram(&readings), &readings.vram_note), (Some(500), &None), "its own and nobody else's");
+    let Some((mut probe, inside, outside)) = Probe::in_a_container(false) else { return };
+    probe.order(&format!("process 0 {outside} 500\nprocess 0 {inside} 9\n"));
+    let readings = probe.tick_on(&[inside]);
+    assert_eq!(vram(&readings), None, "unknown: not zero, and not another's");
+    let note = readings.vram_note.as_deref().expect("said");
+    assert!(note.contains(&outside.to_string()) && note.contains("whole GPU"), "{note}");
+    assert_eq!(present(&readings, 0).vram_used_bytes, Some(1_000_000_000), "the GPU's own figure is there");
 }
 
 #[test]

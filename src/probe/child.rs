@@ -4,6 +4,7 @@
 //! over a channel and given a moment; when it has not answered, the GPUs are [`Gpus::Silent`] and the rest goes out.
 
 use super::gpu::{self, GpuReadings};
+use super::namespace::{Namespace, Told};
 use super::protocol::{
     FromProbe, GpuEvent, GpuFailure, Gpus, Outcome, ProcessAnswer, ProcessFigures, Readings, Setup, Tick, ToProbe,
     Tree, Watched,
@@ -62,13 +63,14 @@ pub fn serve(mut input: impl Read, mut output: impl Write) -> Result<(), ProbeEr
 struct Probe {
     setup: Setup,
     cgroup: Outcome<PathBuf>,
+    namespace: Namespace,
     driver: Driver,
 }
 
 impl Probe {
     fn new(setup: Setup) -> Self {
         let driver = Driver::start(setup.nvml_library.clone());
-        Probe { setup, cgroup: cgroup::own(), driver }
+        Probe { setup, cgroup: cgroup::own(), namespace: Namespace::find(), driver }
     }
 
     fn read(&mut self, tick: &Tick) -> Readings {
@@ -79,13 +81,14 @@ impl Probe {
         let each: Vec<_> = trees.iter().map(|members| tree::read_each(&members.pids, tick.read_pss)).collect();
         let host = host::read(&self.setup.disk_path);
         let cgroup = cgroup::read(&self.cgroup);
-        let GpuReadings { gpus, vram_bytes } = self.driver.answer(Duration::from_millis(self.setup.gpu_grace_ms));
+        let GpuReadings { gpus, listed } = self.driver.answer(Duration::from_millis(self.setup.gpu_grace_ms));
+        let Told { bytes: vram_bytes, note: vram_note } = self.namespace.tell(&listed);
         let answer = |((watched, members), each): ((&Watched, &tree::Members), &Vec<_>)| {
             whole(watched, members, each, &vram_bytes)
         };
         let processes = tick.processes.iter().zip(&trees).zip(&each).map(answer).collect();
         let (gpu_events, gpu_events_dropped) = self.driver.events();
-        Readings { tick: tick.tick, processes, host, cgroup, gpus, gpu_events, gpu_events_dropped }
+        Readings { tick: tick.tick, processes, host, cgroup, gpus, vram_note, gpu_events, gpu_events_dropped }
     }
 }
 
@@ -96,7 +99,7 @@ fn whole(
     each: &[(i32, Outcome<ProcessFigures>)],
     vram_bytes: &BTreeMap<i32, i64>,
 ) -> ProcessAnswer {
-    // A process that the driver does not list has no context, or another process id over there: not zero.
+    // A process that the driver does not list has no context, or is not known to be meant: not zero.
     let vram_of = |pids: &mut dyn Iterator<Item = i32>| {
         pids.filter_map(|pid| vram_bytes.get(&pid).copied()).reduce(|a: i64, b| a + b)
     };
@@ -182,7 +185,7 @@ impl Driver {
                 Gpus::Failed(GpuFailure { what, code: 999, meaning, lost: false })
             }
         };
-        GpuReadings { gpus, vram_bytes: BTreeMap::new() }
+        GpuReadings { gpus, listed: Vec::new() }
     }
 
     fn events(&self) -> (Vec<GpuEvent>, u64) {
@@ -196,4 +199,32 @@ pub fn claim_stdout() -> std::io::Result<std::fs::File> {
     let frames = nix::unistd::dup(std::io::stdout())?;
     nix::unistd::dup2_stdout(std::io::stderr())?;
     Ok(std::fs::File::from(frames))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pretend group: machines that run tests often give theirs no memory controller.
+    #[test]
+    fn a_groups_memory_is_read_with_that_of_its_processes() {
+        let group = tempfile::tempdir().expect("folder");
+        let own = std::process::id().cast_signed();
+        std::fs::create_dir(group.path().join("inside")).expect("folder");
+        std::fs::write(group.path().join("cgroup.procs"), "").expect("written");
+        std::fs::write(group.path().join("inside/cgroup.procs"), format!("{own}\n")).expect("written");
+        let none = Some("/no/such/libnvidia-ml.so.1".into());
+        let mut probe = Probe::new(Setup { nvml_library: none, disk_path: "/".into(), gpu_grace_ms: 0 });
+        let mut read = || {
+            let watched = Watched { pid: own, tree: Tree::Group(group.path().to_path_buf()) };
+            let readings = probe.read(&Tick { tick: 1, processes: vec![watched], read_pss: false });
+            readings.processes[0].reading.present().expect("we live").reading
+        };
+        let without = read();
+        assert_eq!(without.cgroup_bytes, None, "no memory controller is no figure, and not zero");
+        std::fs::write(group.path().join("memory.current"), "123456789\n").expect("written");
+        let with = read();
+        assert_eq!(with.cgroup_bytes, Some(123_456_789));
+        assert!(with.rss_anon_bytes > Some(0), "a process of a group inside it counts: {with:?}");
+    }
 }

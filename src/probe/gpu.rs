@@ -12,7 +12,6 @@ use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::{Bits, NvmlError};
 use nvml_wrapper::{Device, Nvml};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -30,8 +29,8 @@ pub const EVENTS_MAX: usize = 1024;
 pub struct GpuReadings {
     /// The GPUs.
     pub gpus: Gpus,
-    /// VRAM by process id, summed over GPUs. Empty when the driver does not tell.
-    pub vram_bytes: BTreeMap<i32, i64>,
+    /// Process ids and their VRAM on one GPU, as the driver lists them. Empty when it does not tell.
+    pub listed: Vec<(i32, Option<i64>)>,
 }
 
 /// Answers each request until `requests` closes. Events go to `events`; what finds it full is dropped by the sender's
@@ -69,7 +68,7 @@ fn closed(error: &NvmlError, requests: &mpsc::Receiver<()>, answers: &mpsc::Send
         if requests.recv().is_err() {
             return false;
         }
-        if answers.send(GpuReadings { gpus: gpus.clone(), vram_bytes: BTreeMap::new() }).is_err() {
+        if answers.send(GpuReadings { gpus: gpus.clone(), listed: Vec::new() }).is_err() {
             return false;
         }
     }
@@ -116,16 +115,16 @@ fn is_healthy(gpus: &Gpus) -> bool {
 }
 
 fn read_all(nvml: &Nvml, with_facts: bool) -> GpuReadings {
-    let mut vram_bytes = BTreeMap::new();
+    let mut listed = Vec::new();
     let gpus = match nvml.device_count() {
         Err(error) => Gpus::Failed(failure("number of GPUs", &error)),
         Ok(0) => Gpus::Absent("the NVIDIA driver shows no GPU".to_owned()),
-        Ok(count) => Gpus::Present((0..count).map(|at| read_one(nvml, at, with_facts, &mut vram_bytes)).collect()),
+        Ok(count) => Gpus::Present((0..count).map(|at| read_one(nvml, at, with_facts, &mut listed)).collect()),
     };
-    GpuReadings { gpus, vram_bytes }
+    GpuReadings { gpus, listed }
 }
 
-fn read_one(nvml: &Nvml, ordinal: u32, with_facts: bool, vram_bytes: &mut BTreeMap<i32, i64>) -> GpuAnswer {
+fn read_one(nvml: &Nvml, ordinal: u32, with_facts: bool, listed: &mut Vec<(i32, Option<i64>)>) -> GpuAnswer {
     let device = match nvml.device_by_index(ordinal) {
         Ok(device) => device,
         Err(error) => {
@@ -150,11 +149,10 @@ fn read_one(nvml: &Nvml, ordinal: u32, with_facts: bool, vram_bytes: &mut BTreeM
         pcie_replays: taker.take("PCIe replays", device.pcie_replay_counter()).map(i64::from),
     };
     if let Some(processes) = taker.take("processes", device.running_compute_processes()) {
-        for process in processes {
-            if let UsedGpuMemory::Used(bytes) = process.used_gpu_memory {
-                *vram_bytes.entry(process.pid as i32).or_insert(0) += bytes as i64;
-            }
-        }
+        listed.extend(processes.iter().map(|process| match process.used_gpu_memory {
+            UsedGpuMemory::Used(bytes) => (process.pid as i32, Some(bytes as i64)),
+            UsedGpuMemory::Unavailable => (process.pid as i32, None),
+        }));
     }
     let Taker { failures, taken } = taker;
     let reading = match failures.iter().find(|failure| failure.lost) {

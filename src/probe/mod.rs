@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod child;
 pub mod gpu;
 pub mod host;
+mod namespace;
 pub mod process;
 pub mod protocol;
 pub mod tree;

@@ -109,6 +109,9 @@ pub struct Readings {
     pub cgroup: Outcome<CgroupReading>,
     /// The GPUs.
     pub gpus: Gpus,
+    /// Why VRAM by process is not known, where the driver lists processes and it cannot be told whose they are.
+    #[serde(default)]
+    pub vram_note: Option<String>,
     /// What the driver told since the last answer, each one, in order.
     pub gpu_events: Vec<GpuEvent>,
     /// Driver events that were thrown away because nobody asked for too long.

@@ -50,6 +50,7 @@ pub struct ProbeTalk {
     oom_kills: Option<i64>,
     gpus: BTreeMap<u32, Gpu>,
     gpus_failing: bool,
+    vram_noted: bool,
 }
 
 /// A GPU as it was last seen.
@@ -76,6 +77,7 @@ impl ProbeTalk {
             oom_kills: None,
             gpus: BTreeMap::new(),
             gpus_failing: false,
+            vram_noted: false,
         }
     }
 
@@ -188,6 +190,11 @@ impl Core {
         }
         self.ledger.sample_host(now.wall, readings.host);
         self.take_gpus(&readings.gpus, now);
+        if let Some(note) = &readings.vram_note
+            && !std::mem::replace(&mut self.probe.vram_noted, true)
+        {
+            self.note(now, EventKind::Note, EventSeverity::Warning, note.clone());
+        }
         for event in &readings.gpu_events {
             self.take_gpu_event(event, now);
         }

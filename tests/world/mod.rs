@@ -350,6 +350,7 @@ impl World {
                     cgroup: Outcome::Absent("a simulation".into()),
                     gpus: Gpus::Absent("a simulation".into()),
                     gpu_events: vec![],
+                    vram_note: None,
                     gpu_events_dropped: 0,
                 };
                 self.later(
