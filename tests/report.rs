@@ -141,6 +141,24 @@ fn the_page_stands_alone() {
     ids.dedup();
     assert_eq!(ids.len(), all, "ids are unique in the page");
     assert!(!page.contains("NaN"), "no figure is nonsense");
+    let charts = page.matches("data-timed=\"true\" clip-path").count();
+    let tables = page.matches("as a table</summary>").count();
+    let histories = page.matches("How the estimate came about").count();
+    assert_eq!(tables, charts - histories + 1, "each chart is there as a table, and the verdicts are");
+}
+
+#[test]
+fn histograms_that_cannot_be_read_are_no_figures() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("soak.db");
+    let run_id = history::write(&path, SHORT);
+    let raw = rusqlite::Connection::open(&path).expect("raw");
+    raw.execute("UPDATE latency SET histogram = x'00'", []).expect("spoilt");
+    let facts = facts(&path, run_id);
+    for said in [html::render(&facts, &[]).expect("rendered"), text::render(&facts, &[], 100)] {
+        assert!(!said.contains("NaN") && said.contains("p95 – ms"), "{said}");
+    }
+    assert!(json::render(&facts, &[])["latency_ms"]["p95"].is_null());
 }
 
 #[test]
@@ -201,6 +219,14 @@ fn compare_claims_from_replicates_and_refuses_to_from_one_run_each() {
     assert_eq!(many.status.code(), Some(1), "seven tokens a second less is worse");
     assert_eq!(speed["worse"], true);
     assert!(speed["difference_ci95"][1].as_f64().expect("number") < 0.0, "{speed}");
+    let csv = soakd(&["compare", "1,2,3", "4,5,6", "--db", db, "--format", "csv"]);
+    let csv = String::from_utf8_lossy(&csv.stdout).into_owned();
+    let line = csv.lines().find(|line| line.starts_with("throughput_tokens_per_s,B,")).expect("a line of it");
+    assert!(
+        line.ends_with(",worse") && line.split(',').count() == csv.lines().next().expect("a head").split(',').count()
+    );
+    let files = soakd(&["compare", db, db]);
+    assert_eq!(files.status.code(), Some(3), "a file is its newest run, and one run each claims nothing");
     let same = soakd(&["compare", "1,3", "2", "--db", db]);
     assert_eq!(same.status.code(), Some(3), "one run in the second group");
     let wrong = soakd(&["compare", "1", "x", "--db", db]);

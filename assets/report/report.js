@@ -18,7 +18,7 @@
     const data = plot.querySelector(".data");
     const step = Number(/scale\(([^)]+)\)/.exec(data.getAttribute("transform"))[1]);
     charts.push({ svg, plot, data, step, left, top, width, height, x: numbers(plot.dataset.x), y: numbers(plot.dataset.y),
-      unit: plot.dataset.unit, axes: svg.querySelector(".axes"), still: svg.querySelector(".axes").innerHTML, over: make("g", {}, svg) });
+      unit: plot.dataset.unit, axes: svg.querySelector(".axes"), still: null, over: make("g", {}, svg) });
   }
   if (!charts.length) return;
   const whole = charts[0].x.slice();
@@ -71,7 +71,8 @@
   };
 
   const axes = (c) => {
-    if (c.now === c.y && !tight && view[0] === whole[0] && view[1] === whole[1]) { c.axes.innerHTML = c.still; return; }
+    if (c.now === c.y && !tight && view[0] === whole[0] && view[1] === whole[1]) { if (c.still !== null) c.axes.innerHTML = c.still; return; }
+    if (c.still === null) c.still = c.axes.innerHTML;
     c.axes.textContent = "";
     const label = (x, y, anchor, text) => { make("text", { x, y, "text-anchor": anchor, "font-size": 11, class: "i-dim" }, c.axes).textContent = text; };
     const grid = (d) => make("path", { d, class: "l i-grid", "stroke-width": 1 }, c.axes);
@@ -157,7 +158,11 @@
 
   for (const c of charts) {
     seen.observe(c.svg);
+    // A picture that answers to keys is an application to a screen reader: it hands the keys on instead of keeping them.
     c.svg.setAttribute("tabindex", "0");
+    c.svg.setAttribute("role", "application");
+    c.svg.setAttribute("aria-roledescription", "chart");
+    c.svg.setAttribute("aria-keyshortcuts", "+ - 0 y [ ] ArrowLeft ArrowRight Escape");
     const time = (event) => {
       const box = c.svg.getBoundingClientRect(), x = (event.clientX - box.left) * (c.svg.viewBox.baseVal.width / box.width);
       return view[0] + (Math.min(c.left + c.width, Math.max(c.left, x)) - c.left) / c.width * (view[1] - view[0]);
@@ -200,6 +205,15 @@
     });
     const step = (by) => { hair = Math.min(view[1], Math.max(view[0], (hair === null ? (view[0] + view[1]) / 2 : hair) + by * (view[1] - view[0]) / 50)); crosshair(); };
   }
-  addEventListener("beforeprint", () => { hair = null; tight = false; view = whole.slice(); for (const c of charts) draw(c); crosshair(); });
+  // Paper cannot be opened: hardware and what is not judged go out with the rest, and are closed again afterwards.
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    hair = null; tight = false; view = whole.slice();
+    closed = [...document.querySelectorAll("details.more:not([open])")];
+    for (const part of closed) part.open = true;
+    for (const c of charts) draw(c);
+    crosshair();
+  });
+  addEventListener("afterprint", () => { for (const part of closed) part.open = false; });
   refresh();
 })();

@@ -1,7 +1,7 @@
 //! `soakd compare`: did it get worse? The intervals are `analysis::compare`'s, the figures those of `report::gates`.
 
 use super::report::{print, read_run};
-use super::{CannotStart, Done, Format, Outcome};
+use super::{CannotStart, Done, Outcome};
 use crate::analysis::compare::{Claim, Contrast, FAMILY_ERROR, contrast};
 use crate::model::facts::RunFacts;
 use crate::report::gates::{self, Measure, Metric};
@@ -14,21 +14,35 @@ use std::path::{Path, PathBuf};
   soakd compare 1,2,3 4,5,6            three runs on the old driver against three on the new one
   soakd compare 1 2 3 4 5 6            runs of one setup (model, GPU, driver, ...) are one group
   soakd compare old.db:1,2 new.db:1,2  across databases
+  soakd compare old.db new.db          the newest run of each: shown, and nothing is claimed
+  soakd compare 1,2 3,4 --format csv | awk -F, '$10 == \"worse\"'
 
 The first group is what the others are held against. Intervals are 95 % over all comparisons together (Welch, Bonferroni). \
 One run in a group has no scatter to judge by: its figures are shown, and nothing is claimed.
 
 Exit code: 0 nothing is worse, 1 something is, 2 could not start, 3 nothing could be claimed for want of replicates.")]
 pub struct Args {
-    /// Runs: an id, several with commas (one group), or FILE:ids
+    /// Runs: an id, several with commas (one group), FILE:ids, or FILE for its newest run
     #[arg(required = true, num_args = 2.., value_name = "RUNS")]
     runs: Vec<String>,
     /// The database of runs without a FILE
     #[arg(long, value_name = "FILE", default_value = "soak.db")]
     db: PathBuf,
-    /// Text for people or JSON for programs
+    /// Text for people, JSON or CSV for programs
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: CompareFormat,
+}
+
+/// Forms of a comparison.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum CompareFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+    /// A line for each figure and group, plain numbers
+    Csv,
 }
 
 /// Figures that are compared, and whether more of them is better.
@@ -61,8 +75,9 @@ pub fn execute(args: &Args) -> Done {
     let groups = groups(args)?;
     let lines = compare(&groups);
     let rendered = match args.format {
-        Format::Text => text(&groups, &lines),
-        Format::Json => format!("{:#}\n", json(&groups, &lines)),
+        CompareFormat::Text => text(&groups, &lines),
+        CompareFormat::Json => format!("{:#}\n", json(&groups, &lines)),
+        CompareFormat::Csv => csv(&lines),
     };
     print(&rendered)?;
     Ok(if lines.iter().any(|l| l.worse) {
@@ -82,13 +97,17 @@ fn groups(args: &Args) -> Result<Vec<Group>, CannotStart> {
             None => (args.db.as_path(), word.as_str()),
         };
         let mut runs = Vec::new();
-        for id in ids.split(',') {
-            let id: i64 = id.trim().parse().map_err(|_| {
-                CannotStart(format!(
-                    "{word:?} names no runs; write ids like 3, or 1,2,3, or FILE:1,2 (`soakd runs` lists them)"
-                ))
-            })?;
-            runs.push(read_run(db, Some(id), 64)?);
+        if Path::new(word).is_file() && word.parse::<i64>().is_err() {
+            runs.push(read_run(Path::new(word), None, 64)?);
+        } else {
+            for id in ids.split(',') {
+                let id: i64 = id.trim().parse().map_err(|_| {
+                    CannotStart(format!(
+                        "{word:?} names no runs and no file; write ids like 3, or 1,2,3, or FILE:1,2 (`soakd runs` lists them)"
+                    ))
+                })?;
+                runs.push(read_run(db, Some(id), 64)?);
+            }
         }
         groups.push(Group { name: word.clone(), runs });
     }
@@ -112,6 +131,10 @@ fn setup(run: &RunFacts) -> String {
     let p = &run.plan;
     let devices: Vec<String> = run.devices.iter().map(|d| format!("{} driver {}", d.name, d.driver)).collect();
     let machine = if devices.is_empty() { p.backend.clone() } else { devices.join(", ") };
+    if p.backend == "none" {
+        // A target of the user's has no variant and no streams of ours.
+        return if devices.is_empty() { p.model.clone() } else { format!("{} on {machine}", p.model) };
+    }
     format!("{} {} × {} {} on {machine}", p.model, p.variant, p.streams, p.scenario)
 }
 
@@ -146,42 +169,22 @@ fn text(groups: &[Group], lines: &[Line]) -> String {
     let mut out = String::new();
     for (i, group) in groups.iter().enumerate() {
         let ids: Vec<String> = group.runs.iter().map(|r| r.run_id.to_string()).collect();
-        let _ = writeln!(out, "{}: runs {} ({})", letter(i), ids.join(", "), group.name);
         let mut setups: Vec<String> = group.runs.iter().map(setup).collect();
+        setups.sort();
         setups.dedup();
+        let runs = if ids.len() == 1 { "run" } else { "runs" };
+        let _ = writeln!(out, "{}: {runs} {} ({})", letter(i), ids.join(", "), setups.join(" | "));
         if setups.len() > 1 {
-            let _ = writeln!(out, "   these are no replicates of one another: {}", setups.join(" | "));
+            let _ = writeln!(out, "   these are no replicates of one another");
         }
     }
-    let mut other = 0;
-    for line in sorted(lines) {
-        if line.other != other {
-            other = line.other;
-            let _ = writeln!(
-                out,
-                "\n{:26} {:>14} {:>14} {:>14}  {:>28}  {} against A",
-                "",
-                "A",
-                letter(other),
-                "difference",
-                "95 % interval",
-                letter(other)
-            );
-        }
-        let write = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| gates::write(line.metric, v));
-        let (difference, interval) = match line.contrast.difference {
-            Some((d, [lo, hi])) => {
-                (signed(line.metric, d), format!("{} to {}", signed(line.metric, lo), signed(line.metric, hi)))
-            }
-            None => ("-".into(), "-".into()),
-        };
-        let (first, second) = (write(line.contrast.first), write(line.contrast.second));
-        let _ = writeln!(
-            out,
-            "{:26} {first:>14} {second:>14} {difference:>14}  {interval:>28}  {}",
-            line.metric.name,
-            said(line)
-        );
+    for other in 1..groups.len() {
+        let name = letter(other);
+        let head = ["", "A", &name.to_string(), "difference", "95 % interval", &format!("{name} against A")]
+            .map(str::to_owned);
+        let rows = lines.iter().filter(|line| line.other == other).map(cells);
+        out.push('\n');
+        aligned(&mut out, &std::iter::once(head).chain(rows).collect::<Vec<_>>());
     }
     if lines.iter().all(|l| l.contrast.claim == Claim::TooFewRuns) {
         out.push_str("\nNothing is claimed: runs differ from one another even when nothing was changed, and one run each does not show by how much.\nSoak each side at least twice (three times is better) and compare the groups: soakd compare 1,2,3 4,5,6\n");
@@ -189,10 +192,50 @@ fn text(groups: &[Group], lines: &[Line]) -> String {
     out
 }
 
-fn sorted(lines: &[Line]) -> Vec<&Line> {
-    let mut all: Vec<&Line> = lines.iter().collect();
-    all.sort_by_key(|l| l.other);
-    all
+fn cells(line: &Line) -> [String; 6] {
+    let write = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| gates::write(line.metric, v));
+    let (difference, interval) = match line.contrast.difference {
+        Some((d, [lo, hi])) => {
+            (signed(line.metric, d), format!("{} to {}", signed(line.metric, lo), signed(line.metric, hi)))
+        }
+        None => ("-".into(), "-".into()),
+    };
+    let [first, second] = [line.contrast.first, line.contrast.second].map(write);
+    [line.metric.name.to_owned(), first, second, difference, interval, said(line).to_owned()]
+}
+
+/// Figures to the right, words to the left; no column is narrower than what is in it.
+fn aligned(out: &mut String, rows: &[[String; 6]]) {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let [name, first, second, difference, interval] = [0, 1, 2, 3, 4].map(width);
+    for [a, b, c, d, e, f] in rows {
+        let _ = writeln!(out, "{a:name$}  {b:>first$}  {c:>second$}  {d:>difference$}  {e:>interval$}  {f}");
+    }
+}
+
+/// One line each; empty where nothing is known.
+fn csv(lines: &[Line]) -> String {
+    let mut out =
+        "metric,group,first_mean,second_mean,first_runs,second_runs,difference,difference_low,difference_high,says\n"
+            .to_owned();
+    for line in lines {
+        let number = |v: Option<f64>| v.map_or_else(String::new, |v| v.to_string());
+        let (d, interval) = line.contrast.difference.unzip();
+        let fields = [
+            line.metric.name.to_owned(),
+            letter(line.other).to_string(),
+            number(line.contrast.first),
+            number(line.contrast.second),
+            line.contrast.runs[0].to_string(),
+            line.contrast.runs[1].to_string(),
+            number(d),
+            number(interval.map(|i| i[0])),
+            number(interval.map(|i| i[1])),
+            said(line).to_owned(),
+        ];
+        let _ = writeln!(out, "{}", fields.join(","));
+    }
+    out
 }
 
 fn letter(i: usize) -> char {

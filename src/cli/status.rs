@@ -7,6 +7,7 @@ use crate::model::alert::AlertState;
 use crate::model::facts::RunFacts;
 use crate::model::run::RunState;
 use crate::model::time::UnixMillis;
+use crate::report::words;
 use crate::store::{HeartbeatRow, Mode, Store};
 use crate::supervisor::watch::{duration, signed_megabytes};
 use std::fmt::Write as _;
@@ -82,11 +83,7 @@ fn text(facts: &RunFacts, beat: Option<&HeartbeatRow>, life: Life) -> String {
     };
     // Writing into a String cannot fail.
     let _ = writeln!(out, "run {} on {}: {doing}", facts.run_id, plan.host);
-    let _ = writeln!(
-        out,
-        "{} {} on {}, {} streams, {}",
-        plan.model, plan.variant, plan.backend, plan.streams, plan.scenario
-    );
+    let _ = writeln!(out, "{}", words::subject(facts));
     let _ = writeln!(
         out,
         "{} of {} watched{}",

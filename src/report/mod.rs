@@ -1,6 +1,7 @@
 //! Facts to text, HTML and plots. Pure: everything that is said comes in as plain facts, the time included.
 
 pub mod bench;
+mod chart_rows;
 pub mod docs;
 mod docs_tables;
 pub mod fleet;

@@ -1,7 +1,8 @@
 //! What the HTML report shows, as display-ready strings and pictures: the template only places them.
 
+use super::chart_rows::table;
 use super::plot::{self, Mark, Panel, Picture, Span, Tolerance};
-use super::scale::{Unit, bytes, duration, moment, signed_bytes};
+use super::scale::{Unit, bytes, duration, grouped, moment, signed_bytes};
 use super::{forest, gates, svg, text, words};
 use crate::model::columns::Column;
 use crate::model::event::EventSeverity;
@@ -68,6 +69,7 @@ struct SeriesView {
     sentence: String,
     cells: Vec<String>,
     svg: String,
+    table: String,
     history: Option<String>,
 }
 
@@ -76,6 +78,7 @@ struct Chart {
     name: String,
     note: String,
     svg: String,
+    table: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -134,7 +137,7 @@ pub fn build(facts: &RunFacts, results: &[GateResult]) -> Page {
     Page {
         title: format!("{}: run {} on {}", words::standing_word(facts.standing()), facts.run_id, facts.plan.host),
         standing: words::standing_word(facts.standing()),
-        why: words::why(facts),
+        why: words::why(facts).replace("95 % ", "95\u{a0}% "), // no line ends between them
         reason: facts.verdict_reason.clone().filter(|r| !r.is_empty()),
         subject: words::subject(facts),
         served: words::served(facts),
@@ -156,15 +159,8 @@ pub fn build(facts: &RunFacts, results: &[GateResult]) -> Page {
             .latencies
             .iter()
             .map(|l| {
-                let ms = |v: f64| if v.is_finite() { format!("{v:.2}") } else { "-".into() };
-                vec![
-                    l.kind.replace('_', " "),
-                    l.count.to_string(),
-                    ms(l.p50_ms),
-                    ms(l.p95_ms),
-                    ms(l.p99_ms),
-                    ms(l.max_ms),
-                ]
+                let all = [l.p50_ms, l.p95_ms, l.p99_ms, l.max_ms].map(|ms| words::millis(ms, 2));
+                [l.kind.replace('_', " "), grouped(l.count)].into_iter().chain(all).collect()
             })
             .collect(),
         deaths: facts.processes.iter().filter(|p| p.is_crash() || p.is_hang()).map(|p| death(p, facts)).collect(),
@@ -294,6 +290,7 @@ fn series_view(s: &SeriesFacts, facts: &RunFacts, time: &TimeAxis) -> SeriesView
             .as_ref()
             .map_or_else(|| "Not judged yet: too little was seen.".into(), |f| plot::sentence(f, Some(tolerance))),
         cells: cells(s),
+        table: table(&s.name, &s.columns, Unit::Bytes),
         svg: time.chart(p, &id, 190.0),
         history: history(s, time, tolerance, &id),
     }
@@ -337,7 +334,7 @@ fn cells(s: &SeriesFacts) -> Vec<String> {
         if lo.is_finite() && hi.is_finite() { format!("{} to {}", finite(lo), finite(hi)) } else { "none yet".into() },
         f.shape.as_str().replace('_', " "),
         detectable,
-        f.samples.to_string(),
+        grouped(f.samples),
         crossing,
     ]
 }
@@ -402,14 +399,19 @@ fn tiles(facts: &RunFacts) -> Vec<Tile> {
         Tile {
             name: "Throughput",
             value: facts.throughput.tokens_per_s.map_or("not measured".into(), |r| format!("{r:.1} tokens/s")),
-            detail: format!("{} tokens, {} requests", facts.throughput.tokens, facts.throughput.requests),
+            detail: format!(
+                "{} tokens, {} requests",
+                grouped(facts.throughput.tokens),
+                grouped(facts.throughput.requests)
+            ),
             tone: "plain",
         },
         Tile {
             name: "Time per token",
-            value: token.map_or("not measured".into(), |l| format!("p95 {:.1} ms", l.p95_ms)),
+            value: token.map_or("not measured".into(), |l| format!("p95 {} ms", words::millis(l.p95_ms, 1))),
             detail: token.map_or(String::new(), |l| {
-                format!("p50 {:.1} ms, p99 {:.1} ms, longest {:.0} ms", l.p50_ms, l.p99_ms, l.max_ms)
+                let [p50, p99, max] = [l.p50_ms, l.p99_ms, l.max_ms].map(|ms| words::millis(ms, 1));
+                format!("p50 {p50} ms, p99 {p99} ms, longest {max} ms")
             }),
             tone: "plain",
         },
@@ -445,6 +447,7 @@ fn service_charts(facts: &RunFacts, time: &TimeAxis) -> Vec<Chart> {
             name: "Throughput".into(),
             note: "tokens per second, by the minute".into(),
             svg: time.chart(p, "throughput", 130.0),
+            table: table("Tokens per second", &facts.throughput.over_time, Unit::Plain),
         });
     }
     for l in facts.latencies.iter().filter(|l| !l.p50.is_empty()) {
@@ -456,6 +459,7 @@ fn service_charts(facts: &RunFacts, time: &TimeAxis) -> Vec<Chart> {
             name: format!("Latency, {name}"),
             note,
             svg: time.chart(p, &format!("latency-{}", l.kind), 150.0),
+            table: table(&format!("Median {name} latency"), &l.p50, Unit::Millis),
         });
     }
     charts
@@ -468,6 +472,7 @@ fn machine_charts(facts: &RunFacts, time: &TimeAxis) -> Vec<Chart> {
             name: format!("{owner}: {}", m.name),
             note: String::new(),
             svg: time.chart(panel(&format!("{owner} {}", m.name), unit, &m.columns), &id, 100.0),
+            table: table(&format!("{owner} {}", m.name), &m.columns, unit),
         }
     };
     let gpus = facts

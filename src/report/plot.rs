@@ -146,7 +146,10 @@ pub fn sentence(finding: &Finding, tolerance: Option<Tolerance>) -> String {
         return format!("{word}{shape}: no interval yet, too little was seen");
     }
     let drift = signed_bytes(finding.drift_bytes);
-    format!("{word}{shape}: {drift}{over}, 95 % interval {} to {}", signed_bytes(lo), signed_bytes(hi))
+    // Only of a leak: what a request seems to cost is noise as long as nothing was found.
+    let each = finding.slope_bytes_per_request.filter(|bytes| bytes.is_finite() && finding.verdict == Verdict::Outside);
+    let each = each.map_or_else(String::new, |bytes| format!(", {bytes:.0} bytes a request"));
+    format!("{word}{shape}: {drift}{over}, 95 % interval {} to {}{each}", signed_bytes(lo), signed_bytes(hi))
 }
 
 /// Room around the plots, logical pixels.
@@ -413,15 +416,13 @@ fn contents(panel: &Panel, picture: &Picture, frame: &Frame) -> Vec<Draw> {
     }
     for mark in &picture.marks {
         let x = frame.at(mark.unix_s, 0.0).0;
-        let (ink, half) = match mark.severity {
-            EventSeverity::Info => (Ink::Info, 0.5),
-            EventSeverity::Warning => (Ink::Warning, 0.8),
-            EventSeverity::Error => (Ink::Error, 1.0),
+        // Only an error goes through the samples: bars for each warning would hide what the chart is for.
+        let (ink, half, share) = match mark.severity {
+            EventSeverity::Info => (Ink::Info, 0.5, 0.06),
+            EventSeverity::Warning => (Ink::Warning, 1.0, 0.1),
+            EventSeverity::Error => (Ink::Error, 0.8, 1.0),
         };
-        let foot = match mark.severity {
-            EventSeverity::Info => frame.top + frame.height * 0.06, // for the record: a tick, not a bar
-            _ => frame.top + frame.height,
-        };
+        let foot = frame.top + frame.height * share;
         let points = vec![(x - half, frame.top), (x + half, frame.top), (x + half, foot), (x - half, foot)];
         items.push(Draw::Area { points, ink, hint: format!("{} {}", moment(mark.unix_s), mark.label) });
     }

@@ -126,3 +126,13 @@ fn pictures_to_look_at() {
         std::fs::write(dir.join(format!("{name}.svg")), picture.svg()).expect("written");
     }
 }
+
+#[test]
+fn a_leak_is_stated_per_request_and_what_is_no_leak_is_not() {
+    let each = |verdict| {
+        let found = Finding { slope_bytes_per_request: Some(20_044.6), ..finding(83e6, 77e6, 89e6, verdict) };
+        sentence(&found, Some(TOLERANCE)).ends_with(", 20045 bytes a request")
+    };
+    assert!(each(Verdict::Outside));
+    assert!(!each(Verdict::Inconclusive) && !each(Verdict::Within));
+}

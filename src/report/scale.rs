@@ -82,6 +82,21 @@ pub fn signed_bytes(value: f64) -> String {
     if zero || text.starts_with('−') { text } else { format!("+{text}") }
 }
 
+/// A count with its thousands set apart by narrow spaces that do not break: `15 897 542`.
+#[must_use]
+pub fn grouped(count: impl TryInto<u64>) -> String {
+    let digits = count.try_into().unwrap_or(0).to_string();
+    let first = digits.len() % 3;
+    let mut text = digits[..first].to_owned();
+    for (i, digit) in digits[first..].chars().enumerate() {
+        if i % 3 == 0 && !text.is_empty() {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// A duration as people say it: `47 h 12 min`, `3 min 20 s`, `12 s`.
 #[must_use]
 pub fn duration(seconds: f64) -> String {

@@ -100,13 +100,10 @@ fn figures(out: &mut String, facts: &RunFacts) {
     );
     for l in &facts.latencies {
         let name = l.kind.replace('_', " ");
-        line(
-            &format!("{name} latency"),
-            format!(
-                "p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
-                l.p50_ms, l.p95_ms, l.p99_ms, l.max_ms
-            ),
-        );
+        line(&format!("{name} latency"), {
+            let [p50, p95, p99, max] = [l.p50_ms, l.p95_ms, l.p99_ms, l.max_ms].map(|ms| words::millis(ms, 1));
+            format!("p50 {p50} ms, p95 {p95} ms, p99 {p99} ms, longest {max} ms")
+        });
     }
     line("VRAM, largest", facts.vram_bytes_max().map_or("not measured".into(), bytes));
     line("golden", format!("{} of {} outputs differed", facts.golden_mismatches, facts.golden_outputs));

@@ -128,6 +128,12 @@ pub fn interval([lo, hi]: [f64; 2]) -> String {
     }
 }
 
+/// A latency in milliseconds; a dash where it is not known (its histograms cannot be read).
+#[must_use]
+pub fn millis(value: f64, places: usize) -> String {
+    if value.is_finite() { format!("{value:.places$}") } else { "–".into() }
+}
+
 /// `1 crash`, `2 crashes`.
 #[must_use]
 pub fn plural(n: usize, one: &str, many: &str) -> String {
@@ -172,6 +178,9 @@ pub fn percent(ratio: f64) -> String {
 #[must_use]
 pub fn subject(facts: &RunFacts) -> String {
     let plan = &facts.plan;
+    if plan.backend == "none" {
+        return plan.model.clone(); // a target of the user's: it has no variant, back end or streams of ours
+    }
     let streams = plural(plan.streams.max(0) as usize, "stream", "streams");
     format!("{} · {} · {} · {streams} · {}", plan.model, plan.variant, plan.backend, plan.scenario)
 }

@@ -2,6 +2,7 @@
 //! wants a report to look at without soaking for two days. Deterministic from its seed.
 
 use super::{Store, StoreError};
+use crate::model::alert::{Alert, AlertState, Decision, OutboxMail, Severity};
 use crate::model::event::{Event, EventKind, EventSeverity};
 use crate::model::finding::{Finding, Shape, Verdict};
 use crate::model::process::{NewDevice, NewProcess};
@@ -11,6 +12,8 @@ use crate::model::sample::{
 };
 use crate::model::series::{SeriesKey, SeriesKind};
 use crate::model::time::UnixMillis;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer, V2Serializer};
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -25,6 +28,8 @@ pub struct Fill {
     pub leak_bytes_per_hour: i64,
     /// Times that everything was started, soakd itself too: all lives are equally long.
     pub lives: i64,
+    /// Alerts that fired and ended, evenly spread: each with its event, its decisions and two mails.
+    pub incidents: i64,
     /// Of the noise.
     pub seed: u64,
     /// Whether the run gets its verdict.
@@ -39,6 +44,7 @@ impl Default for Fill {
             workers: 1,
             leak_bytes_per_hour: 0,
             lives: 1,
+            incidents: 0,
             seed: 1,
             finish: true,
         }
@@ -72,6 +78,7 @@ pub fn fill(store: &mut Store, fill: &Fill) -> Result<i64, StoreError> {
         store.append(&batch)?;
         minute(store, run_id, &processes, &series, fill, from, &mut noise)?;
     }
+    (0..fill.incidents).try_for_each(|number| incident(store, run_id, fill, number))?;
     if fill.finish {
         let at = UnixMillis(fill.started.0 + fill.seconds * 1_000);
         let reason = "every judged series stays inside its tolerance".into();
@@ -214,20 +221,94 @@ fn minute(
     Ok(())
 }
 
+/// The GPU was throttled for ten minutes, somebody was told when it began and when it ended.
+fn incident(store: &mut Store, run_id: i64, fill: &Fill, number: i64) -> Result<(), StoreError> {
+    let from = UnixMillis(fill.started.0 + fill.seconds * 1_000 * (2 * number + 1) / (2 * fill.incidents));
+    let until = UnixMillis(from.0 + 600_000);
+    let summary = format!("GPU 0 is throttled: incident {number}");
+    let event = Event {
+        at: from,
+        kind: EventKind::GpuThrottle,
+        severity: EventSeverity::Warning,
+        process_id: None,
+        device_id: None,
+        summary: summary.clone(),
+        detail: serde_json::json!({"reasons": 4}),
+    };
+    let alert = Alert {
+        alert_id: store.next_alert_id()?,
+        rule: "gpu_throttled".into(),
+        fingerprint: format!("{number:016x}"),
+        labels: [("gpu".to_owned(), "0".to_owned())].into(),
+        values: [("gpu".to_owned(), serde_json::json!(0))].into(),
+        severity: Severity::Ticket,
+        route: "default".into(),
+        group: "gpu_throttled".into(),
+        state: AlertState::Resolved,
+        active: from,
+        fired: Some(from),
+        last_true: until,
+        resolved: Some(until),
+        last_sent: Some(from),
+        resolved_sent: Some(until),
+        settled: true,
+        acked: None,
+        fires: vec![from],
+        last_reason: String::new(),
+        summary: summary.clone(),
+        description: "Its clock is held below what was asked for.".into(),
+        runbook: "Look at its power limit and at the air in front of it.".into(),
+    };
+    store.jot(|to| {
+        to.event(run_id, &event)?;
+        to.put_alert(run_id, &alert)?;
+        for (at, kind) in [(from, "alert"), (until, "resolved")] {
+            let mail = OutboxMail {
+                at,
+                kind: kind.into(),
+                message_id: format!("<{number}.{kind}@gpu7>"),
+                in_reply_to: None,
+                route: alert.route.clone(),
+                subject: summary.clone(),
+                text: "A line of a mail's text, as long as such lines are.\n".repeat(50),
+                html: "<p>A line of a mail's markup, as long as such lines are with their styles.</p>\n".repeat(100),
+                plot: None,
+                labels: alert.labels.clone(),
+            };
+            let outbox_id = to.enqueue(Some(run_id), &mail)?;
+            let reason = format!("{kind} of its own group");
+            let decision = Decision { alert_id: Some(alert.alert_id), send: true, reason, notice: None };
+            to.put_decision(at, &decision, Some(outbox_id))?;
+        }
+        Ok(())
+    })
+}
+
 fn latency(process_id: i64, from: UnixMillis, kind: LatencyKind, base_us: i64, noise: &mut Noise) -> LatencyInterval {
-    let at = |percent: i64, noise: &mut Noise| base_us * percent / 100 + noise.below(100);
+    // The worker's own bounds and digits. A few hundred occupied buckets, as in a real minute: most are near the base, and
+    // some take up to twice as long.
+    let mut histogram = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 2).expect("the constant bounds are valid");
+    for _ in 0..400 {
+        let late = noise.below(1_000).pow(3) / 1_000_000; // in thousandths of the base: mostly little
+        histogram.saturating_record_n(
+            (base_us + base_us * late / 1_000).cast_unsigned(),
+            1 + noise.below(26).cast_unsigned(),
+        );
+    }
+    let mut bytes = Vec::new();
+    V2Serializer::new().serialize(&histogram, &mut bytes).expect("a Vec takes every write");
+    let at = |quantile: f64| histogram.value_at_quantile(quantile).cast_signed();
     LatencyInterval {
         process_id,
         from,
         interval_ms: 60_000,
         kind,
-        count: 5_500,
-        p50_us: at(100, noise),
-        p95_us: at(130, noise),
-        p99_us: at(150, noise),
-        max_us: at(190, noise),
-        // As large as a real minute's: a few hundred occupied buckets, each a varint or two.
-        histogram: (0..420).map(|_| noise.below(256) as u8).collect(),
+        count: histogram.len().cast_signed(),
+        p50_us: at(0.50),
+        p95_us: at(0.95),
+        p99_us: at(0.99),
+        max_us: histogram.max().cast_signed(),
+        histogram: bytes,
     }
 }
 

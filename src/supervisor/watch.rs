@@ -374,7 +374,7 @@ pub fn judge(looks: &[Look], params: Params, blind: Option<&str>) -> Judgement {
     let tolerance = megabytes(params.tolerance_bytes);
     let hours = params.horizon_s / 3_600.0;
     if let Some(look) = worst(Verdict::Outside) {
-        let reason = format!("{} is outside ±{tolerance} over {hours:.3} h", words(look));
+        let reason = format!("{}, which is outside ±{tolerance} over {hours:.3} h", words(look));
         return Judgement { verdict: Verdict::Outside, reason: trim_zeros(&reason) };
     }
     let inconclusive = |reason: String| Judgement { verdict: Verdict::Inconclusive, reason: trim_zeros(&reason) };
