@@ -19,6 +19,7 @@ pub mod load;
 pub mod mail;
 pub mod metrics;
 pub mod model;
+mod pager;
 pub mod query;
 mod report;
 pub mod rules;

@@ -3,7 +3,7 @@
 
 pub(super) mod table;
 
-use super::{CannotStart, Done, Outcome};
+use super::{CannotStart, Done, Outcome, pager};
 use crate::clock;
 use crate::store::sql::{Limits, Reader, Rows};
 use serde_json::{Map, Value};
@@ -19,7 +19,8 @@ use std::path::PathBuf;
   soakd query --db /var/lib/soakd/soak.db 'SELECT * FROM v_events ORDER BY at DESC' --limit 20
   soakd query - < question.sql
 
-Only SELECT on soakd's tables and views. :now_ms is the present time in milliseconds.")]
+Only SELECT on soakd's tables and views. :now_ms is the present time in milliseconds. In a terminal the answer comes a page at a \
+time, by $PAGER or less; PAGER=cat for all at once.")]
 pub struct Args {
     /// One SELECT; - reads it from standard input; nothing lists views and queries to begin with
     #[arg(allow_hyphen_values = true)] // a query that is pasted begins with its comment: -- ...
@@ -110,6 +111,9 @@ pub(super) fn print(rows: &Rows, format: Output) -> Result<(), CannotStart> {
         Output::Json => json(rows)?,
         Output::Csv => csv(rows)?,
     };
+    if pager::show(&text) {
+        return Ok(());
+    }
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(CannotStart(format!("cannot write to standard output: {error}")))
