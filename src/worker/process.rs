@@ -487,11 +487,11 @@ mod tests {
 
     /// Tokens as the last beat counts them, and as the latencies do, one of which each token has.
     fn counted(seen: &[FromWorker]) -> (i64, u64) {
-        let beats =
+        let mut beats =
             seen.iter().filter_map(|m| if let FromWorker::Beat { reading, .. } = m { Some(*reading) } else { None });
         let reports = seen.iter().filter_map(|m| if let FromWorker::Latency(kinds) = m { Some(kinds) } else { None });
         let of_tokens = reports.flatten().filter(|report| report.kind != LatencyKind::Request);
-        (beats.last().map_or(0, |reading| reading.tokens), of_tokens.map(|report| report.count).sum())
+        (beats.next_back().map_or(0, |reading| reading.tokens), of_tokens.map(|report| report.count).sum())
     }
 
     #[test]
