@@ -13,6 +13,9 @@ __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a
 // Shared memory by 32-bit address. Volatile keeps the loads behind the wait for the copy that fills the stage.
 __device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 __device__ __forceinline__ uint4 lds4(u32 a) { uint4 v; asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a)); return v; }
+__device__ __forceinline__ void sts4(u32 a, uint4 v) { asm volatile("st.shared.v4.u32 [%0],{%1,%2,%3,%4};" ::"r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory"); }
+// Volatile: what was read stays in its register.
+__device__ __forceinline__ u32 lds_held(u32 a) { u32 v; asm volatile("ld.volatile.shared.u32 %0,[%1];" : "=r"(v) : "r"(a)); return v; }
 __device__ __forceinline__ uint2 lds2(u32 a) { uint2 v; asm volatile("ld.shared.v2.u32 {%0,%1},[%2];" : "=r"(v.x), "=r"(v.y) : "r"(a)); return v; }
 __device__ __forceinline__ u32 lds1(u32 a) { u32 v; asm volatile("ld.shared.u32 %0,[%1];" : "=r"(v) : "r"(a)); return v; }
 __device__ __forceinline__ u32 lds_half(u32 a) { u16 v; asm volatile("ld.shared.u16 %0,[%1];" : "=h"(v) : "r"(a)); return v; }

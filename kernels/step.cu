@@ -46,6 +46,7 @@ struct Common {
     float inverse_rms[COLUMNS];
     float squares[OWN_MAX][COLUMNS];
     float gains[2][OWN_MAX * 16];                     // of the norms after OUT and after DOWN
+    u32 held[32 + 3];                                 // lane numbers; depth, stage_bytes, zero (step)
     u64 done[2];                                      // mbarriers: all warps' partial sums of a batch are there
 };
 // Common | residual [own row groups][columns][16] | table of parts | partial sums | activations, by warp | barriers | ring.
@@ -66,8 +67,10 @@ template <int NC> __device__ __forceinline__ Memory lay_out(const Step& p, int o
 // ---- the ring of weights --------------------------------------------------------------------------------------------------------
 struct Ring {
     u32 full, empty, data;
+    int depth, stage_bytes; // in registers, as `zero` is: a parameter would be loaded again for every tile
+    u32 zero;               // zero, which the compiler does not know
     int slot, phase;
-    __device__ __forceinline__ void next(int depth) {
+    __device__ __forceinline__ void next() {
         if (++slot == depth) {
             slot = 0;
             phase ^= 1;
@@ -121,10 +124,10 @@ template <int NC> __device__ __forceinline__ void produce(const Step& p, const C
                         } else
                             sent++;
                         const int tiles = min(2, s.supers - super - 2 * q); // the last stage of a row may be short
-                        if (tiles > 0) bulk_copy(r.data + r.slot * p.stage_bytes + 2 * q * bytes, r.full + r.slot * 32 + q * 8, source + 2 * q * bytes, tiles * bytes);
+                        if (tiles > 0) bulk_copy(r.data + r.slot * r.stage_bytes + 2 * q * bytes, r.full + r.slot * 32 + q * 8, source + 2 * q * bytes, tiles * bytes);
                         else bar_arrive(r.full + r.slot * 32 + q * 8);
                     }
-                    r.next(p.depth);
+                    r.next();
                 }
         }
     }
@@ -144,9 +147,7 @@ template <int T, int NT> struct Sink {
 #pragma unroll
         for (int n = 0; n < NT; n++) ::mma(least[n], a0, a1, a2, a3, H ? b[8][n].z : b[8][n].x, H ? b[8][n].w : b[8][n].y);
     }
-    __device__ __forceinline__ void finish(const Tile<T>& tile, float (&sum)[NT][4]) {
-        float d[2], m[2];
-        tile.scales(d, m);
+    __device__ __forceinline__ void finish(const float (&d)[2], const float (&m)[2], float (&sum)[NT][4]) {
 #pragma unroll
         for (int n = 0; n < NT; n++)
 #pragma unroll
@@ -231,19 +232,22 @@ template <int NC> struct Ahead {
         if (warp < supers) want(warp);
     }
     __device__ __forceinline__ void get(uint4 (&b)[9][NT], int super) {
-        if constexpr (NC <= 8) settle(next, super);
         if constexpr (NC == 16) copies_wait();
 #pragma unroll
         for (int k = 0; k < 9; k++)
 #pragma unroll
             for (int n = 0; n < NT; n++) {
                 if constexpr (NC <= 8) b[k][n] = next[k][n];
-                else {
-                    b[k][n] = make_uint4(0, 0, 0, 0);
-                    if (on(n)) b[k][n] = lds4(place(k, n));
-                }
+                else b[k][n] = lds4(place(k, n));
             }
-        if constexpr (NC == 16) settle(b, super);
+    }
+    // Columns that are not there are zero in shared memory, from the step's start.
+    __device__ __forceinline__ void clear() const {
+        if constexpr (NC == 16)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int k = 0; k < 9; k++) sts4(place(k, n), make_uint4(0, 0, 0, 0));
     }
 };
 // The next stage's tile of this warp.
@@ -251,11 +255,11 @@ template <int NC> struct Ahead {
 // depends on every load makes the arrival wait for them.
 template <int T> __device__ __forceinline__ void take(const Step& p, Ring& r, Tile<T>& tile, int warp, int lane) {
     bar_wait(r.full + r.slot * 32 + (warp >> 1) * 8, r.phase);
-    tile.load(r.data + r.slot * p.stage_bytes + warp * Tile<T>::BYTES, lane);
-    const u32 done = r.empty + r.slot * 8 + (tile.touched() & p.zero);
+    tile.load(r.data + r.slot * r.stage_bytes + warp * Tile<T>::BYTES, lane);
+    const u32 done = r.empty + r.slot * 8 + (tile.touched() & r.zero);
     __syncwarp();
     if (elect()) bar_arrive(done);
-    r.next(p.depth);
+    r.next();
 }
 // What a batch needs to know, and the norm's loads that are on their way meanwhile.
 struct Job {
@@ -283,23 +287,30 @@ template <int T, int NC> __device__ __forceinline__ void multiply(const Step& p,
                 bar_wait(r.full + r.slot * 32 + (warp >> 1) * 8, r.phase);
                 __syncwarp();
                 if (elect()) bar_arrive(r.empty + r.slot * 8);
-                r.next(p.depth);
+                r.next();
             }
             break;
         }
         uint4 b[9][NT];
         x.get(b, super);
         // The next batch begins where this one did; a warp without a tile in the last stage asks for that a round early.
-        if (super + WARPS < x.supers) x.want(super + WARPS);
-        else if (job.more) x.want(warp);
+        const int next = super + WARPS < x.supers ? super + WARPS : job.more ? warp : -1;
+        Tile<T> tile;
+        take<T>(p, r, tile, warp, lane);
+        x.settle(b, super); // while the tile is on its way
+        if (next >= 0) x.want(next);
 #pragma unroll
         for (int k = 0; k < ROWS; k++)
             if (k < job.rows) {
-                Tile<T> tile;
-                take<T>(p, r, tile, warp, lane);
+                // The next tile is on its way while this one is finished, where there are registers enough.
+                constexpr bool EARLY = NC <= 8;
                 Sink<T, NT> sink(b);
+                float d[2], m[2];
+                if (!EARLY && k > 0) take<T>(p, r, tile, warp, lane);
                 tile.run(sink);
-                sink.finish(tile, sum[k]);
+                tile.scales(d, m);
+                if (EARLY && k + 1 < ROWS && k + 1 < job.rows) take<T>(p, r, tile, warp, lane);
+                sink.finish(d, m, sum[k]);
             }
     }
 }
@@ -524,7 +535,7 @@ template <int NC> __device__ __forceinline__ void embed(const Step& p, Common* c
 // ---- the step -------------------------------------------------------------------------------------------------------------------
 template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared) {
     Common* const c = (Common*)shared;
-    const int warp = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0), lane = threadIdx.x & 31;
+    const int warp = __shfl_sync(~0u, (int)threadIdx.x >> 5, 0);
     const int out_groups = p.shape[OUT].groups[0];
     const Memory m = lay_out<NC>(p, (out_groups + gridDim.x - 1) / gridDim.x);
     if (threadIdx.x < 5) {
@@ -532,10 +543,15 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
         const u32 unit = threadIdx.x == GATE_UP ? 2 : 1, units = (s.groups[0] + s.groups[1] + s.groups[2]) / unit;
         c->span[threadIdx.x] = Span{s.supers, (int)(units * blockIdx.x / gridDim.x * unit), (int)(units * (blockIdx.x + 1) / gridDim.x * unit)};
     }
+    // By way of shared memory, or ptxas would fetch them for every tile anew, the lane from a special register, which is slow.
+    if (threadIdx.x < 32) c->held[threadIdx.x] = threadIdx.x;
+    if (threadIdx.x == 32) c->held[32] = p.depth;
+    if (threadIdx.x == 33) c->held[33] = p.stage_bytes;
+    if (threadIdx.x == 34) c->held[34] = p.zero;
     Part* const parts = (Part*)(shared + m.parts);
     for (int i = threadIdx.x; i < 6 * p.layers + 1; i += blockDim.x) parts[i] = p.parts[i];
     const u32 at = shared_at(shared);
-    Ring ring{at + m.full, at + m.empty, at + m.ring, 0, 0};
+    Ring ring{at + m.full, at + m.empty, at + m.ring, 0, 0, 0, 0, 0};
     if (threadIdx.x == 0) {
         for (int i = 0; i < 4 * p.depth; i++) bar_init(ring.full + i * 8, 1);
         for (int i = 0; i < p.depth; i++) bar_init(ring.empty + i * 8, WARPS);
@@ -543,6 +559,11 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
         bar_init_done();
     }
     __syncthreads();
+    const u32 held = shared_at(c->held);
+    const int lane = lds_held(held + (threadIdx.x & 31) * 4);
+    ring.depth = lds_held(held + 32 * 4);
+    ring.stage_bytes = lds_held(held + 33 * 4);
+    ring.zero = lds_held(held + 34 * 4);
     if (warp >= WARPS) {
         fewer_registers<56>();
         if (warp == WARPS && elect()) produce<NC>(p, c, parts, ring);
@@ -551,6 +572,7 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
     more_registers<224>();
     u32 target = p.barrier_base;
     int batches = 0;
+    Ahead<NC>(p, nullptr, at + m.ahead + warp * p.ahead, 0, warp, lane).clear();
     embed<NC>(p, c, (float*)(shared + m.residual));
 #pragma unroll 1
     for (int op = 0; op < 4 * p.layers + (p.head ? 1 : 0); op++) {

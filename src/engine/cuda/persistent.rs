@@ -40,7 +40,7 @@ pub struct Tuning {
     pub window_bytes: u32,
     /// Most stages of the ring; less where shared memory is.
     pub depth_max: u32,
-    /// Fetch cached keys and values into L2 before they are wanted.
+    /// Fetch cached keys and values into L2 before they are wanted, for one column: with more it is in the weights' way.
     pub prefetch: bool,
 }
 
@@ -357,7 +357,7 @@ impl Persistent {
         // A copy is two tiles, a quarter of a stage.
         let copy_bytes = step.stage_bytes as u32 / 4;
         step.window = ((self.tuning.window_bytes + copy_bytes / 2) / copy_bytes).max(1) as i32;
-        step.prefetch = i32::from(self.tuning.prefetch);
+        step.prefetch = i32::from(self.tuning.prefetch && width == Width::One);
         let ctas = self.ctas;
         launch!(self.device, variant.function, (ctas, 1), self.layout.threads, variant.shared_bytes as u32; *step)?;
         step.turn_a = (step.turn_a + step.layers + 1) % 3;
