@@ -33,7 +33,8 @@ impl Candle {
 }
 
 fn soakd_engine(path: &Path, slots: usize, backend: Backend) -> Box<dyn Engine> {
-    let options = LoadOptions { model: path.display().to_string(), slots, threads: 2, backend, ..LoadOptions::default() };
+    let options =
+        LoadOptions { model: path.display().to_string(), slots, threads: 2, backend, ..LoadOptions::default() };
     load(&options).unwrap()
 }
 
