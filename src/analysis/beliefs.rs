@@ -12,6 +12,15 @@ use super::special::normal_above;
 pub const TOLERATED_SD: f64 = 0.3;
 pub const LEAK_SIZES: [(f64, f64); 7] =
     [(0.25, 1.5), (0.28, 5.0), (0.25, 15.0), (0.1, 45.0), (0.06, 140.0), (0.04, 450.0), (0.02, 2000.0)];
+/// Of leaks, those that shrink.
+const P_SHRINKS: f64 = 0.1;
+
+/// ln of twice the prior of the sign that a leak has, `z` being its size over its standard deviation: what leaks grows.
+pub fn ln_prior_of_sign(z: f64) -> f64 {
+    let grows = if z.is_finite() { 1.0 - normal_above(z) } else { 0.5 };
+    (2.0 * (P_SHRINKS + (1.0 - 2.0 * P_SHRINKS) * grows)).ln()
+}
+
 /// Prior odds: nothing drifts, a little drifts, something leaks.
 pub const P_NONE: f64 = 0.5;
 pub const P_TOLERATED: f64 = 0.3;

@@ -104,9 +104,9 @@ fn inside((_, [lo, hi]): Estimate) -> bool {
 const STEP_ERROR: f64 = 0.3;
 
 /// Half-widths of the model's own intervals are too small where no shape on the grids is quite that of the series. By how
-/// much was measured on simulated series (docs/verdict.md): three fifths, three quarters of a megabyte, and 9 % of the drift: leaks come in lumps.
+/// much was measured on simulated series (docs/verdict.md): half, three quarters of a megabyte, and 9 % of the drift: leaks come in lumps.
 fn widened(half: f64, drift: f64) -> f64 {
-    (1.6 * half).hypot(0.015).hypot(0.09 * drift)
+    (1.5 * half).hypot(0.015).hypot(0.09 * drift)
 }
 
 /// Outside: it rang, and the drift has not since turned out to be less likely outside than not: by the posterior that rang, or by
@@ -155,6 +155,19 @@ fn shape(d: &Detector, (drift, [lo, hi]): Estimate, steps: &StepLeak, by_sum: bo
     } else {
         of_leak()
     }
+}
+
+/// Hours until the run's start had warmed up; `None` if it did not, and after a restart, when each incarnation has its own.
+pub fn warm_up_h(d: &Detector) -> Option<f64> {
+    let p = &d.fine.posterior;
+    let top = p.top.filter(|h| 1.0 - p.warm_weights.0[WARM] > 0.9 && h.warm_size.abs() > SHAPELESS)?;
+    let slowest = pair(top.warm).map_or(top.warm, |[_, slow]| slow);
+    let long_h = match slowest {
+        k if k < WARM_EXP => 3.0 * warm_tau_h(k),
+        k if k < WARM => FILL_H[k - WARM_EXP],
+        _ => return None,
+    };
+    (d.fine.regression.segment_start_h() == 0.0 && long_h < 0.5 * d.fine.regression.now_h).then_some(long_h)
 }
 
 /// Tolerances per request.

@@ -17,6 +17,8 @@ pub struct Claim {
     pub onset_h: f64,
     /// Tolerances an hour, or per unit of requests.
     pub rate: f64,
+    /// The share of it that is sure: less two standard deviations.
+    pub sure: f64,
     /// Linear in requests rather than time.
     pub by_requests: bool,
     /// Way of starting.
@@ -34,7 +36,7 @@ pub enum Shown {
     No,
     /// It is.
     Yes,
-    /// It is, and what has leaked so far is more than the tolerance.
+    /// It is, as it is claimed, and much of the tolerance is gone for sure.
     ToleranceGone,
 }
 
@@ -48,6 +50,10 @@ const SHOWN_LATELY: f64 = 0.35;
 const SHOWN_LATE_ONSET: f64 = 0.6;
 /// ... and its last quarter then.
 const SHOWN_LAST: f64 = 0.3;
+/// So much of the tolerance is much of it ...
+const GONE: f64 = 0.65;
+/// ... where the series shows between so much and so much of what is claimed: more is growth of another kind.
+const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
 /// Time constants of late warm-ups, hours.
 const BENDS_H: [f64; 6] = [0.3, 0.6, 1.0, 1.6, 2.4, 3.4];
 /// By this age (twice the slowest of them) what bends has bent: its last quarter shows it.
@@ -146,17 +152,20 @@ impl Kept {
         }
         // A day that has not come round can be made to hide that nothing grows any more.
         let days: &[bool] = if claim.day && age_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
-        let shown = days.iter().all(|day| {
+        let mut as_claimed = true;
+        let shown = days.iter().enumerate().all(|(i, day)| {
             let shares = self.shares(&Claim { day: *day, ..*claim });
             // Steps that make up for what creeps the other way leave nothing grown.
             let least = if late { SHOWN_LATE_ONSET } else { SHOWN_LATELY };
+            as_claimed &= i > 0 || shares.is_some_and(|s| AS_CLAIMED.contains(&s.whole));
             shares.is_some_and(|s| s.whole.abs() > SHOWN && s.lately > least && (!late || s.last > SHOWN_LAST))
         });
-        let gone = claim.rate.abs()
+        let gone = claim.sure
+            * claim.rate.abs()
             * if claim.by_requests { last.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT } else { age_h };
         match shown {
             false => Shown::No,
-            true if gone > 1.0 => Shown::ToleranceGone,
+            true if gone > GONE && as_claimed => Shown::ToleranceGone,
             true => Shown::Yes,
         }
     }

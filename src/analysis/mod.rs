@@ -152,6 +152,12 @@ impl Detector {
         self.outliers.dropped()
     }
 
+    /// How long the run's start warmed up, seconds, if it did: until 95 % of it was over. What came before says nothing of the drift.
+    #[must_use]
+    pub fn warm_up_s(&self) -> Option<f64> {
+        conclude::warm_up_h(self).map(|hours| hours * 3600.0)
+    }
+
     fn take(&mut self, tick: Tick) {
         if self.segment.replace(tick.segment).is_some_and(|last| last != tick.segment) {
             self.sawtooth.restart();
@@ -186,7 +192,6 @@ impl Detector {
             self.evident = None;
             return false;
         }
-        // Where the tolerance itself is gone by now, waiting costs more than asking.
         let left = match self.fine.shown() {
             Shown::No => 0.0,
             Shown::Yes | Shown::ToleranceGone if now_h < FIRST_H => DOUBT_FIRST,
@@ -217,14 +222,14 @@ impl Detector {
 /// Posterior probability left for a drift of less than half the tolerance when the alarm rings. Looking all the time is priced in:
 /// on simulated series watched throughout, these values ring falsely in about one in a hundred.
 const DOUBT: f64 = 0.05;
-/// ... where what has leaked so far is more than the tolerance ...
-const DOUBT_GONE: f64 = 0.2;
+/// ... where much of the tolerance is gone for sure: waiting costs more than asking ...
+const DOUBT_GONE: f64 = 0.15;
 /// ... and in the first hour, when any start is steep.
 const DOUBT_FIRST: f64 = 0.02;
 /// How long that is.
 const FIRST_H: f64 = 1.0;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.
-const LIKELY: f64 = 0.8;
+const LIKELY: f64 = 0.77;
 /// Hours for which the evidence must stand before the alarm rings ...
 const STANDS_H: f64 = 0.1;
 /// ... or, where the doubt is less than this ...

@@ -10,7 +10,7 @@ use super::bank::{
 };
 use super::beliefs::{
     DAYS, LEAK_SIZES, P_FROM_START, P_LEAK, P_NONE, P_TOLERATED, TOLERATED_SD, ln_grows, ln_plausible,
-    ln_plausible_cache, ln_prior_of_day, ln_prior_of_noise, ln_prior_of_start,
+    ln_plausible_cache, ln_prior_of_day, ln_prior_of_noise, ln_prior_of_sign, ln_prior_of_start,
 };
 use super::mixture::{Part, Posterior};
 use super::regression::{NOISE_FLOOR, Regression, alike, class_of, prior};
@@ -519,8 +519,9 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
             let part = shrunk(h, v);
             sceptical.push((ln + cache(part.mean), part, i));
         }
+        let grows = ln_prior_of_sign(h.mean / h.variance.sqrt());
         for (share, sd) in LEAK_SIZES {
-            let ln = h.ln_peak + sign + ln_occam(h, sd * sd) + (P_LEAK * share).ln();
+            let ln = h.ln_peak + sign + grows + ln_occam(h, sd * sd) + (P_LEAK * share).ln();
             let part = leaked(h, r, sd * sd, served);
             sceptical.push((ln + cache(part.mean), part, i));
         }

@@ -121,7 +121,7 @@ impl Track {
         let creeps = self.posterior.above(0.5).max(self.posterior.below(-0.5)) > 0.5;
         if steps.probability > 0.5 && !creeps {
             let so_far = steps.drift * (self.regression.now_h / self.horizon_h).min(1.0);
-            return if so_far.abs() > 1.0 { Shown::ToleranceGone } else { Shown::Yes };
+            return if so_far.abs() > 0.5 { Shown::ToleranceGone } else { Shown::Yes };
         }
         self.claim().map_or(Shown::Yes, |claim| self.kept.shows(&claim))
     }
@@ -159,7 +159,8 @@ impl Track {
         };
         let per_unit = h.mean / h.factor.max(f64::MIN_POSITIVE);
         let rate = if by_requests { per_unit } else { per_unit / self.horizon_h };
-        Some(Claim { onset_h, rate, by_requests, warm: h.warm, day: h.day, noise: h.noise_variance.sqrt() })
+        let sure = (1.0 - 2.0 * h.variance.sqrt() / h.mean.abs().max(f64::MIN_POSITIVE)).max(0.0);
+        Some(Claim { onset_h, rate, sure, by_requests, warm: h.warm, day: h.day, noise: h.noise_variance.sqrt() })
     }
 
     /// What the steps amount to.
