@@ -11,7 +11,7 @@ use crate::model::event::EventSeverity;
 use crate::model::facts::RunFacts;
 use crate::model::finding::{Finding, Verdict};
 use crate::model::series::Point;
-use crate::report::plot::{Mark, Panel, Picture, Tolerance};
+use crate::report::plot::{Mark, Panel, Picture, Span, Tolerance};
 use crate::report::scale::Unit;
 use csv_points::Notes;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,12 @@ pub fn execute(args: &Args) -> Done {
     let notes = Notes { outliers: judged.detector.outliers(), ..notes };
     let columns = judged.columns.map(Thinner::finish).unwrap_or_default();
     if let Some(path) = &args.plot {
-        draw(path, &name, &finding, columns.clone(), params)?;
+        let warm_up = judged.first_unix_s.zip(judged.detector.warm_up_s()).map(|(from_s, long_s)| Span {
+            from_s,
+            to_s: from_s + long_s,
+            label: "set aside".into(),
+        });
+        draw(path, &name, &finding, columns.clone(), warm_up, params)?;
     }
     match args.format {
         Format::Json => print(&json(&finding, &notes, args.replay)?)?,
@@ -179,14 +184,21 @@ fn plot_kind(path: &Path) -> Result<&str, CannotStart> {
     }
 }
 
-fn draw(path: &Path, name: &str, finding: &Finding, columns: Vec<Column>, params: Params) -> Result<(), CannotStart> {
+fn draw(
+    path: &Path,
+    name: &str,
+    finding: &Finding,
+    columns: Vec<Column>,
+    warm_up: Option<Span>,
+    params: Params,
+) -> Result<(), CannotStart> {
     let mut picture = Picture::of(Panel {
         title: name.to_owned(),
         unit: Unit::Bytes,
         columns,
         finding: Some(finding.clone()),
         tolerance: Some(Tolerance { bytes: params.tolerance_bytes, horizon_s: params.horizon_s }),
-        warm_up: None,
+        warm_up,
         others: Vec::new(),
     });
     if let Some(unix_s) = finding.first_alarm_unix_s {

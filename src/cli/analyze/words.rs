@@ -28,7 +28,8 @@ pub struct Context<'a> {
 pub fn text(f: &Finding, c: &Context) -> String {
     let mut out = paragraph(f, c);
     out.push('\n');
-    let plot = term::plot(c.columns, Unit::Bytes, 78, 8);
+    let (inside, beyond) = without_extremes(c.columns, c.tolerance_bytes);
+    let plot = term::plot(&inside, Unit::Bytes, 78, 8);
     if !plot.is_empty() {
         out.push('\n');
         out.push_str(&plot);
@@ -36,10 +37,30 @@ pub fn text(f: &Finding, c: &Context) -> String {
             out.push('\n');
         }
     }
+    if beyond > 0 {
+        let minutes = if beyond == 1 { "minute lies" } else { "minutes lie" };
+        out.push_str(&format!("note: {beyond} {minutes} beyond the plot\n"));
+    }
     for note in c.notes.sentences() {
         out.push_str(&format!("note: {note}\n"));
     }
     out
+}
+
+/// The columns cut to a range in which the series can be seen, and how many lie beyond it: a few garbled readings must not make a
+/// flat line of all the others.
+fn without_extremes(columns: &[Column], tolerance_bytes: f64) -> (Vec<Column>, usize) {
+    let mut medians: Vec<f64> = columns.iter().map(|c| c.median).collect();
+    medians.sort_unstable_by(f64::total_cmp);
+    let quantile = |q: f64| medians.get(((medians.len().max(1) - 1) as f64 * q).round() as usize).copied();
+    let (Some(low), Some(high)) = (quantile(0.03), quantile(0.97)) else { return (Vec::new(), 0) };
+    let reach = 2.0 * (high - low).max(0.2 * tolerance_bytes);
+    let (low, high) = (low - reach, high + reach);
+    let inside = columns.iter().filter(|c| c.median >= low && c.median <= high);
+    let cut = inside.map(|c| Column { min: c.min.max(low), max: c.max.min(high), ..*c });
+    let cut: Vec<Column> = cut.collect();
+    let beyond = columns.len() - cut.len();
+    (cut, beyond)
 }
 
 /// A few sentences: what happened, how sure, against what, of which shape, until when.
@@ -61,11 +82,14 @@ pub fn paragraph(f: &Finding, c: &Context) -> String {
             Verdict::Outside => "outside",
             Verdict::Inconclusive => "inconclusive against",
         };
-        let went = if f.drift_bytes < 0.0 { "shrinks" } else { "grows" };
+        let went = if lo <= 0.0 && hi >= 0.0 && f.verdict == Verdict::Within {
+            "neither grows nor shrinks measurably".into()
+        } else {
+            format!("{} by {}", if f.drift_bytes < 0.0 { "shrinks" } else { "grows" }, bytes(f.drift_bytes.abs()))
+        };
         s.push(format!(
-            "{} {went} by {} over {horizon} (95 % interval {} to {}): {word} ±{tolerance}.",
+            "{} {went} over {horizon} (95 % interval {} to {}): {word} ±{tolerance}.",
             c.name,
-            bytes(f.drift_bytes.abs()),
             signed_bytes(lo),
             signed_bytes(hi)
         ));
