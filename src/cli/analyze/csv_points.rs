@@ -29,10 +29,12 @@ impl Notes {
     pub fn sentences(&self) -> Vec<String> {
         let mut out = Vec::new();
         if self.unusable > 0 {
-            out.push(format!("{} rows without a finite number of bytes were taken as gaps", self.unusable));
+            let rows = if self.unusable == 1 { ("row", "was taken as a gap") } else { ("rows", "were taken as gaps") };
+            out.push(format!("{} {} without a finite number of bytes {}", self.unusable, rows.0, rows.1));
         }
         if self.duplicates > 0 {
-            out.push(format!("{} rows repeat the time of the row before; all count", self.duplicates));
+            let rows = if self.duplicates == 1 { "row repeats" } else { "rows repeat" };
+            out.push(format!("{} {rows} the time of the row before; all count", self.duplicates));
         }
         if self.outliers > 0 {
             let minutes =
@@ -42,7 +44,10 @@ impl Notes {
         if self.sorted {
             out.push(format!("{} rows were out of order; the file was sorted by time", self.backward));
         } else if self.backward > 0 {
-            out.push(format!("the clock stepped back {} times; the steps were taken out", self.backward));
+            out.push(match self.backward {
+                1 => "the clock stepped back once; the step was taken out".into(),
+                times => format!("the clock stepped back {times} times; the steps were taken out"),
+            });
         }
         out
     }

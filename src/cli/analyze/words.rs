@@ -24,13 +24,16 @@ pub struct Context<'a> {
     pub notes: &'a Notes,
 }
 
+/// Fewer columns than this are no picture.
+const COLUMNS_MIN: usize = 5;
+
 /// The paragraph, the plot, the notes.
 pub fn text(f: &Finding, c: &Context) -> String {
     let mut out = paragraph(f, c);
     out.push('\n');
     let (inside, beyond) = without_extremes(c.columns, c.tolerance_bytes);
     let plot = term::plot(&inside, Unit::Bytes, 78, 8);
-    if !plot.is_empty() {
+    if inside.len() >= COLUMNS_MIN {
         out.push('\n');
         out.push_str(&plot);
         if !plot.ends_with('\n') {
@@ -71,10 +74,11 @@ pub fn paragraph(f: &Finding, c: &Context) -> String {
     let mut s = vec![];
     if unknown {
         s.push(format!(
-            "{}: {} samples over {} are too few to say anything about the drift over {horizon}: inconclusive.",
+            "{}: {} over {} {} to say anything about the drift over {horizon}: inconclusive.",
             c.name,
-            f.samples,
-            duration(f.span_s)
+            if f.samples == 1 { "1 sample".into() } else { format!("{} samples", f.samples) },
+            duration(f.span_s),
+            if f.samples == 1 { "is too little" } else { "are too few" }
         ));
     } else {
         let word = match f.verdict {
@@ -96,7 +100,12 @@ pub fn paragraph(f: &Finding, c: &Context) -> String {
     }
     s.extend(shape(f));
     s.extend(crossing(f, c));
-    if f.verdict == Verdict::Inconclusive {
+    if unknown {
+        s.push(format!(
+            "A run of {horizon} can be expected to tell a drift of {} from none.",
+            bytes(f.minimum_detectable_drift_bytes)
+        ));
+    } else if f.verdict == Verdict::Inconclusive {
         s.push(format!(
             "{} seen so far; a drift of {} over {horizon} would stand out from none.",
             duration(f.span_s),
