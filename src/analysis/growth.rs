@@ -7,6 +7,7 @@
 //! lies behind: all of them claim more than their recent past holds.
 
 use super::bank::{WARM, eliminate, pair, warm_shape};
+use super::bends::straighter;
 use super::blocks::Block;
 use super::regression::Regression;
 
@@ -62,8 +63,10 @@ const BENT_H: f64 = 7.0;
 const BEFORE_H: f64 = 5.0;
 /// Blocks in a row that say the same.
 const ALIKE: f64 = 4.0;
-/// By how much a straight line must be likelier than any bend (twice the logarithm).
+/// By how much a straight line must be likelier than any bend (twice the logarithm) ...
 const STRAIGHT: f64 = 4.0;
+/// ... and a leak that was there from the start, than a second warm-up.
+const STRAIGHTER: f64 = 2.0;
 /// Growth that set in with or after the latest restart is its warm-up until it has gone on for so long, hours.
 const AFTER_RESTART_H: f64 = 6.0;
 /// A day and a half: what a day cycle needs to be told from growth.
@@ -93,15 +96,7 @@ impl Kept {
 
     /// Shares of the claimed growth that the series shows: `None` where there is too little to tell.
     pub fn shares(&self, claim: &Claim) -> Option<Shares> {
-        let grown = |b: &Block| {
-            let by = if claim.by_requests {
-                b.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT
-            } else {
-                (b.t_h - claim.onset_h).max(0.0)
-            };
-            claim.rate * by
-        };
-        let rows = self.rows(claim, &grown);
+        let rows = self.rows(claim, &|b: &Block| grown(claim, b));
         let all = rows.last()?.claimed;
         let whole = share(rows.iter().filter(|r| r.t_h >= claim.onset_h - 2.0), |r| r.left + r.stepped)?;
         // What steps and does not creep grows too.
@@ -139,7 +134,7 @@ impl Kept {
     }
 
     /// Whether the series itself bears the claim out.
-    pub fn shows(&self, claim: &Claim) -> Shown {
+    pub fn shows(&self, claim: &Claim, horizon_h: f64) -> Shown {
         let Some(last) = self.blocks.last() else { return Shown::No };
         let young = self.blocks.iter().rev().take_while(|b| b.segment == last.segment).last().map_or(0.0, |b| b.from_h);
         let age_h = last.t_h - claim.onset_h;
@@ -149,6 +144,12 @@ impl Kept {
         }
         if late && age_h < BENT_H && self.may_bend(claim) {
             return Shown::No;
+        }
+        if !late && age_h < BENT_H {
+            let grown = |b: &Block| grown(claim, b);
+            if straighter(&self.blocks, &self.stepped, claim, horizon_h, &grown) < STRAIGHTER {
+                return Shown::No;
+            }
         }
         // A day that has not come round can be made to hide that nothing grows any more.
         let days: &[bool] = if claim.day && age_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
@@ -160,9 +161,7 @@ impl Kept {
             as_claimed &= i > 0 || shares.is_some_and(|s| AS_CLAIMED.contains(&s.whole));
             shares.is_some_and(|s| s.whole.abs() > SHOWN && s.lately > least && (!late || s.last > SHOWN_LAST))
         });
-        let gone = claim.sure
-            * claim.rate.abs()
-            * if claim.by_requests { last.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT } else { age_h };
+        let gone = claim.sure * grown(claim, last).abs();
         match shown {
             false => Shown::No,
             true if gone > GONE && as_claimed => Shown::ToleranceGone,
@@ -195,7 +194,7 @@ impl Kept {
             let warm = |k: usize| if k < WARM { warm_shape(k, b.t_h - first.from_h) } else { 0.0 };
             [1.0, warm(kinds[0]), warm(kinds[1])]
         };
-        let own_ridge = [1e-9, ridge(5.0).max(1e-9), ridge(5.0).max(1e-9)];
+        let own_ridge = [1e-9, ridge(12.0).max(1e-9), ridge(12.0).max(1e-9)];
         let columns = |i: usize| {
             let b = &self.blocks[i];
             let mut x = [0.0; SHARED];
@@ -252,6 +251,16 @@ impl Kept {
         }
         rows
     }
+}
+
+/// What the claim says has leaked by a block, tolerances.
+fn grown(claim: &Claim, b: &Block) -> f64 {
+    let by = if claim.by_requests {
+        b.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT
+    } else {
+        (b.t_h - claim.onset_h).max(0.0)
+    };
+    claim.rate * by
 }
 
 /// Blocks that a slope needs.

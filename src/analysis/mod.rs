@@ -13,12 +13,14 @@
 //! 8. `mixture`: what that amounts to; `beliefs`: what was believed beforehand;
 //! 9. `steps`: are the steps a leak;
 //! 10. `growth`: does the series itself show what an alarm would claim of it;
-//! 11. `conclude`: verdict, interval, shape.
+//! 11. `bends`: might a second warm-up be what is taken for a leak;
+//! 12. `conclude`: verdict, interval, shape.
 //!
 //! [`fleet`] compares hosts and is a subject of its own.
 
 mod bank;
 mod beliefs;
+mod bends;
 mod blocks;
 pub mod compare;
 mod conclude;
@@ -194,9 +196,8 @@ impl Detector {
         }
         let left = match self.fine.shown() {
             Shown::No => 0.0,
-            Shown::Yes | Shown::ToleranceGone if now_h < FIRST_H => DOUBT_FIRST,
-            Shown::Yes => DOUBT,
-            Shown::ToleranceGone => DOUBT_GONE,
+            Shown::ToleranceGone if now_h > FIRST_H => DOUBT_GONE,
+            Shown::Yes | Shown::ToleranceGone => DOUBT,
         };
         if doubt > left / f64::from(self.params.series_count.max(1)).sqrt() {
             self.evident = None;
@@ -221,15 +222,13 @@ impl Detector {
 
 /// Posterior probability left for a drift of less than half the tolerance when the alarm rings. Looking all the time is priced in:
 /// on simulated series watched throughout, these values ring falsely in about one in a hundred.
-const DOUBT: f64 = 0.05;
-/// ... where much of the tolerance is gone for sure: waiting costs more than asking ...
-const DOUBT_GONE: f64 = 0.15;
-/// ... and in the first hour, when any start is steep.
-const DOUBT_FIRST: f64 = 0.02;
+const DOUBT: f64 = 0.02;
+/// ... where much of the tolerance is gone for sure: waiting costs more than asking, but for the first hour, when any start is steep.
+const DOUBT_GONE: f64 = 0.08;
 /// How long that is.
 const FIRST_H: f64 = 1.0;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.
-const LIKELY: f64 = 0.77;
+const LIKELY: f64 = 0.85;
 /// Hours for which the evidence must stand before the alarm rings ...
 const STANDS_H: f64 = 0.1;
 /// ... or, where the doubt is less than this ...

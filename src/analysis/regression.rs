@@ -19,8 +19,8 @@ pub mod prior {
     pub const DAY: f64 = 0.3;
     /// 12 h.
     pub const HALF_DAY: f64 = 0.07;
-    /// A warm-up.
-    const WARM: f64 = 5.0;
+    /// A warm-up, or a cache that fills ever more slowly: mostly below 300 MB, some of gigabytes.
+    const WARM: f64 = 12.0;
     /// A cache that fills steadily.
     const CACHE: f64 = 2.5;
 

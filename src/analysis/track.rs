@@ -120,10 +120,9 @@ impl Track {
         let steps = self.stepping();
         let creeps = self.posterior.above(0.5).max(self.posterior.below(-0.5)) > 0.5;
         if steps.probability > 0.5 && !creeps {
-            let so_far = steps.drift * (self.regression.now_h / self.horizon_h).min(1.0);
-            return if so_far.abs() > 0.5 { Shown::ToleranceGone } else { Shown::Yes };
+            return Shown::Yes;
         }
-        self.claim().map_or(Shown::Yes, |claim| self.kept.shows(&claim))
+        self.claim().map_or(Shown::Yes, |claim| self.kept.shows(&claim, self.horizon_h))
     }
 
     /// What the later half of the run says by itself, where it does not show the growth that the whole run is said to have: a cache
