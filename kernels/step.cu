@@ -46,6 +46,7 @@ struct Common {
     float inverse_rms[COLUMNS];
     float squares[OWN_MAX][COLUMNS];
     float gains[2][OWN_MAX * 16];                     // of the norms after OUT and after DOWN
+    uint4 none[9 * 4];                                // zero: the activations of columns that are not there, where one is
     u32 held[32 + 3];                                 // lane numbers; depth, stage_bytes, zero (step)
     u64 done[2];                                      // mbarriers: all warps' partial sums of a batch are there
 };
@@ -163,23 +164,26 @@ template <int T, int NT> struct Sink {
 
 // ---- activations ------------------------------------------------------------------------------------------------------------------
 // How a warp has its activations at hand when it wants them:
-//   up to 8 columns: the next super-block is on its way into registers while this one is multiplied;
-//   16 columns: so it is, but into shared memory, by cp.async, for registers have no room for two.
+//   8 columns: the next super-block is on its way into registers while this one is multiplied;
+//   16 columns: so it is, but into shared memory, by cp.async, for registers have no room for two;
+//   one column: so it is, too, for it needs little of either and saves the copies between registers.
 // One column could have all of an operation in shared memory; that is a sixth less instructions, and slower: the ring is shorter by it
 // (kernels/NOTES.md).
 template <int NC> struct Ahead {
     static constexpr int NT = Config<NC>::TILES, PLANES = 4 * Config<NC>::N;
+    static constexpr bool STAGED = NC != 8;
     const uint4* x; // this lane's first piece
     u32 at;         // its place in shared memory
     int supers, columns, warp, lane;
-    uint4 next[NC <= 8 ? 9 : 1][NT];
+    uint4 next[STAGED ? 1 : 9][NT];
 
-    __device__ __forceinline__ Ahead(const Step& p, const uint4* x_, u32 at_, int supers_, int warp_, int lane_)
-        : x(x_ + lane_), at(at_ + lane_ * 16), supers(supers_), columns(p.columns.count), warp(warp_), lane(lane_) {}
+    // `at_`: what this warp has in shared memory; `none`: where one column's other lanes find zeros.
+    __device__ __forceinline__ Ahead(const Step& p, const uint4* x_, u32 at_, u32 none, int supers_, int warp_, int lane_)
+        : x(x_ + lane_), at(NC == 1 ? (lane_ < 4 ? at_ : none) + (lane_ & 3) * 16 : at_ + lane_ * 16), supers(supers_), columns(p.columns.count), warp(warp_), lane(lane_) {}
     __device__ __forceinline__ bool on(int n) const { return NC > 8 && n == 0 || n * 8 + (lane >> 2) < columns; }
     // One address and constant offsets: 18 addresses would take 36 registers.
     __device__ __forceinline__ const uint4* source(int super) const { return x + super * (9 * PLANES); }
-    __device__ __forceinline__ u32 place(int k, int n) const { return at + (k * NT + n) * 512; }
+    __device__ __forceinline__ u32 place(int k, int n) const { return at + (NC == 1 ? k * 64 : (k * NT + n) * 512); }
 
     __device__ __forceinline__ void load(uint4 (&b)[9][NT], int super) const {
         const uint4* from = source(super);
@@ -218,8 +222,8 @@ template <int NC> struct Ahead {
     }
     // The super-block that will be wanted next.
     __device__ __forceinline__ void want(int super) {
-        if constexpr (NC <= 8) load(next, super);
-        if constexpr (NC == 16) {
+        if constexpr (!STAGED) load(next, super);
+        else {
             const uint4* from = source(super);
 #pragma unroll
             for (int n = 0; n < NT; n++)
@@ -232,12 +236,12 @@ template <int NC> struct Ahead {
         if (warp < supers) want(warp);
     }
     __device__ __forceinline__ void get(uint4 (&b)[9][NT], int super) {
-        if constexpr (NC == 16) copies_wait();
+        if constexpr (STAGED) copies_wait();
 #pragma unroll
         for (int k = 0; k < 9; k++)
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                if constexpr (NC <= 8) b[k][n] = next[k][n];
+                if constexpr (!STAGED) b[k][n] = next[k][n];
                 else b[k][n] = lds4(place(k, n));
             }
     }
@@ -444,7 +448,7 @@ template <int NC> __device__ __forceinline__ void operation(const Step& p, Commo
     const int own_rows = residual ? (s.last - s.first) * 16 : 0;
     float gain = 0; // of this CTA's rows in the next norm
     if ((int)threadIdx.x < own_rows) gain = __ldg(p.gain + (size_t)(kind == OUT ? 2 * layer + 1 : 2 * layer + 2) * p.width + s.first * 16 + threadIdx.x);
-    Ahead<NC> ahead(p, x, shared_at(base) + m.ahead + warp * p.ahead, s.supers, warp, lane);
+    Ahead<NC> ahead(p, x, shared_at(base) + m.ahead + warp * p.ahead, shared_at(c->none), s.supers, warp, lane);
     if (s.first < s.last) ahead.open();
     u32 early[Config<NC>::SQUARES][5] = {};
     Batch before{0, 0, 0};
@@ -544,6 +548,7 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
         c->span[threadIdx.x] = Span{s.supers, (int)(units * blockIdx.x / gridDim.x * unit), (int)(units * (blockIdx.x + 1) / gridDim.x * unit)};
     }
     // By way of shared memory, or ptxas would fetch them for every tile anew, the lane from a special register, which is slow.
+    if (threadIdx.x < 9 * 4) c->none[threadIdx.x] = make_uint4(0, 0, 0, 0);
     if (threadIdx.x < 32) c->held[threadIdx.x] = threadIdx.x;
     if (threadIdx.x == 32) c->held[32] = p.depth;
     if (threadIdx.x == 33) c->held[33] = p.stage_bytes;
@@ -572,7 +577,7 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
     more_registers<224>();
     u32 target = p.barrier_base;
     int batches = 0;
-    Ahead<NC>(p, nullptr, at + m.ahead + warp * p.ahead, 0, warp, lane).clear();
+    Ahead<NC>(p, nullptr, at + m.ahead + warp * p.ahead, 0, 0, warp, lane).clear();
     embed<NC>(p, c, (float*)(shared + m.residual));
 #pragma unroll 1
     for (int op = 0; op < 4 * p.layers + (p.head ? 1 : 0); op++) {

@@ -173,8 +173,8 @@ impl Width {
     /// Bytes of shared memory that each warp has for activations on their way (`Ahead` in step.cu): nine planes of 64 bytes a column.
     const fn ahead_bytes(self) -> usize {
         match self {
-            Width::One | Width::Eight => 0,
-            Width::Sixteen => 9 * 64 * self.columns(),
+            Width::Eight => 0,
+            Width::One | Width::Sixteen => 9 * 64 * self.columns(),
         }
     }
 }
