@@ -57,7 +57,11 @@ struct Document {
 enum Block {
     Prose(String),
     Bullets(Vec<String>),
-    Steps(Vec<String>),
+    /// Numbered from `first` on: a command between two steps begins a list of its own.
+    Steps {
+        first: usize,
+        items: Vec<String>,
+    },
     Code(String),
     Facts(Vec<(String, String)>),
     Table(Table),
@@ -212,7 +216,7 @@ fn prose(source: &str) -> Vec<Block> {
     for raw in words::printable(source).lines() {
         let line = raw.trim();
         let item = line.strip_prefix("- ").or_else(|| line.strip_prefix("* "));
-        let step = line.split_once(". ").filter(|(n, _)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        let step = line.split_once(". ").and_then(|(n, text)| Some((n.parse().ok()?, text.to_owned())));
         match blocks.last_mut() {
             _ if line.is_empty() => {
                 open = false;
@@ -225,13 +229,15 @@ fn prose(source: &str) -> Vec<Block> {
             _ if raw.starts_with("    ") && !open => blocks.push(Block::Code(raw[4..].to_owned())),
             Some(Block::Bullets(items)) if item.is_some() => items.push(item.unwrap_or_default().to_owned()),
             _ if item.is_some() => blocks.push(Block::Bullets(vec![item.unwrap_or_default().to_owned()])),
-            Some(Block::Steps(items)) if step.is_some() => items.push(step.unwrap_or_default().1.to_owned()),
-            _ if step.is_some() => blocks.push(Block::Steps(vec![step.unwrap_or_default().1.to_owned()])),
+            Some(Block::Steps { items, .. }) if step.is_some() => items.extend(step.map(|(_, text)| text)),
+            _ if step.is_some() => {
+                blocks.extend(step.map(|(first, text)| Block::Steps { first, items: vec![text] }));
+            }
             Some(Block::Prose(text)) if open => {
                 text.push(' ');
                 text.push_str(line);
             }
-            Some(Block::Bullets(items) | Block::Steps(items)) if open => {
+            Some(Block::Bullets(items) | Block::Steps { items, .. }) if open => {
                 if let Some(last) = items.last_mut() {
                     last.push(' ');
                     last.push_str(line);

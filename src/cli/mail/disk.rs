@@ -92,7 +92,10 @@ fn alarm(desk: &Desk, pulse: Option<Pulse>, since: UnixMillis, error: &StoreErro
         since,
         what: what.to_owned(),
         why: error.to_string(),
-        path: desk.store.path().display().to_string(),
+        path: std::fs::canonicalize(desk.store.path())
+            .unwrap_or_else(|_| desk.store.path().to_owned())
+            .display()
+            .to_string(),
         supervisor: pulse.map(|pulse| (pulse.pid, is_alive(pulse.pid))),
         run: run(desk, pulse, at),
     };

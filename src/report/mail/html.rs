@@ -88,8 +88,9 @@ fn push(out: &mut String, block: &Block) {
         Block::Prose(text) => {
             let _ = writeln!(out, "<p>{}</p>", prose(text));
         }
-        Block::Bullets(items) => list(out, "ul", items),
-        Block::Steps(items) => list(out, "ol", items),
+        Block::Bullets(items) => list(out, "ul", "", items),
+        Block::Steps { first: 1, items } => list(out, "ol", "", items),
+        Block::Steps { first, items } => list(out, "ol", &format!(" start=\"{first}\""), items),
         Block::Code(code) => {
             let _ = writeln!(out, "<pre><code>{}</code></pre>", escape(code));
         }
@@ -99,8 +100,8 @@ fn push(out: &mut String, block: &Block) {
     }
 }
 
-fn list(out: &mut String, tag: &str, items: &[String]) {
-    let _ = writeln!(out, "<{tag}>");
+fn list(out: &mut String, tag: &str, start: &str, items: &[String]) {
+    let _ = writeln!(out, "<{tag}{start}>");
     for item in items {
         let _ = writeln!(out, "<li>{}</li>", prose(item));
     }

@@ -114,17 +114,19 @@ fn a_group_is_listed_and_what_does_not_fit_is_counted() {
 
 #[test]
 fn a_runbook_keeps_its_lists_and_commands() {
-    let kinds: Vec<&str> = prose("Do this:\n- a\n- b\n  more\n\n1. x\n2. y\n\n    cmd 1\n      cmd 2\n\nEnd\nof it.")
-        .iter()
-        .map(|b| match b {
-            super::Block::Prose(_) => "prose",
-            super::Block::Bullets(items) if items == &["a", "b more"] => "bullets",
-            super::Block::Steps(items) if items == &["x", "y"] => "steps",
-            super::Block::Code(code) if code == "cmd 1\n  cmd 2" => "code",
-            _ => "wrong",
-        })
-        .collect();
-    assert_eq!(kinds, ["prose", "bullets", "steps", "code", "prose"]);
+    let kinds: Vec<&str> =
+        prose("Do this:\n- a\n- b\n  more\n\n1. x\n2. y\n\n    cmd 1\n      cmd 2\n\n3. z\n\nEnd\nof it.")
+            .iter()
+            .map(|b| match b {
+                super::Block::Prose(_) => "prose",
+                super::Block::Bullets(items) if items == &["a", "b more"] => "bullets",
+                super::Block::Steps { first: 1, items } if items == &["x", "y"] => "steps",
+                super::Block::Steps { first: 3, items } if items == &["z"] => "third step",
+                super::Block::Code(code) if code == "cmd 1\n  cmd 2" => "code",
+                _ => "wrong",
+            })
+            .collect();
+    assert_eq!(kinds, ["prose", "bullets", "steps", "code", "third step", "prose"]);
 }
 
 #[test]

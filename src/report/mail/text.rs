@@ -37,8 +37,8 @@ fn push(out: &mut String, block: &Block) {
     match block {
         Block::Prose(text) => wrap(out, text, "", ""),
         Block::Bullets(items) => items.iter().for_each(|item| wrap(out, item, "- ", "  ")),
-        Block::Steps(items) => {
-            items.iter().enumerate().for_each(|(i, item)| wrap(out, item, &format!("{}. ", i + 1), "   "));
+        Block::Steps { first, items } => {
+            items.iter().zip(*first..).for_each(|(item, n)| wrap(out, item, &format!("{n}. "), "   "));
         }
         Block::Code(code) => code.lines().for_each(|line| {
             let _ = writeln!(out, "    {line}");
