@@ -251,6 +251,14 @@ fn a_resume_after_dozens_of_restarts_waits_for_nothing_and_forgets_nothing() {
     println!("{seconds} s of past: a worker after {started:.2?}, its fourth sample after {:.2?}", began.elapsed());
     soak.wait_for("the past", || soak.said().contains("is read back"));
     println!("the past after {:.2?}", began.elapsed());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", soak.supervisor())).expect("it is there");
+    let held_bytes = |field: &str| -> i64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+        line.trim().trim_end_matches(" kB").parse::<i64>().expect("a figure") * 1_024
+    };
+    let (rss, anonymous) = (held_bytes("VmRSS:"), held_bytes("RssAnon:"));
+    println!("the supervisor then holds {:.1} MB, {:.1} of it anonymous", rss as f64 / 1e6, anonymous as f64 / 1e6);
+    assert!(rss < 50_000_000, "the watcher is to be small: {rss} bytes");
     assert_ne!(soak.interrupt(), 2, "{}", soak.said());
     let stalls = soak.number("SELECT count(*) FROM event WHERE kind = 'sampling_gap'");
     assert_eq!(stalls, 0, "{}", soak.said());

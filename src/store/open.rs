@@ -37,6 +37,9 @@ const APPLICATION_ID: i64 = 0x736b_6431;
 /// Older ones carry the WAL-reset bug, which can corrupt a database when a checkpoint and a writer meet.
 const SQLITE_VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
 
+/// Pages that a connection which stays open for days keeps (`PRAGMA cache_size`): half a megabyte. A batch of samples touches a few
+/// dozen, and the kernel has the rest; SQLite's two megabytes would only fill up, which in the watcher looks like a leak.
+pub(super) const CACHE_PAGES: i32 = 128;
 /// How long a statement waits for another process's lock. The mailer's transactions take milliseconds; five seconds
 /// cover an fsync on a disk that is busy, and stay well below the systemd watchdog's period.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,6 +93,9 @@ pub(super) fn open(path: &Path, mode: Mode) -> Result<Opened, StoreError> {
         connection.pragma_update(None, "foreign_keys", true).map_err(sql)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(sql)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(sql)?;
+    }
+    if mode != Mode::ReadOnly {
+        connection.pragma_update(None, "cache_size", CACHE_PAGES).map_err(sql)?;
     }
     connection.set_prepared_statement_cache_capacity(64);
     Ok(Opened { connection, lock })

@@ -94,6 +94,8 @@ impl Reader {
         let connection = open::open(&path, Mode::ReadOnly)?.connection;
         let sql = |error: rusqlite::Error| StoreError::from_sqlite(&path, &error);
         connection.pragma_update(None, "query_only", true).map_err(sql)?;
+        // The next batch of samples makes what it keeps stale.
+        connection.pragma_update(None, "cache_size", open::CACHE_PAGES).map_err(sql)?;
         connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX).map_err(sql)?;
         let names = read_names(&connection).map_err(sql)?;
         let reader = Reader { path, connection, names, schema: OnceCell::new() };
