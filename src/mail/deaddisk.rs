@@ -34,12 +34,6 @@ pub struct DeadDisk {
 }
 
 impl DeadDisk {
-    /// Whether the last write failed.
-    #[must_use]
-    pub fn is_failing(&self) -> bool {
-        self.since.is_some()
-    }
-
     /// After a write, or after an attempt at one.
     pub fn look(&mut self, written: bool, now: Now) -> Option<DiskWord> {
         if written {
@@ -83,7 +77,6 @@ mod tests {
         assert_eq!(disk.look(false, now(5_000)), None);
         assert_eq!(disk.look(true, now(9_000)), None, "nor is its end");
         assert_eq!(disk.look(false, now(12_000)), None, "and it counts anew");
-        assert!(disk.is_failing());
     }
 
     #[test]

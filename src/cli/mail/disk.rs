@@ -4,12 +4,11 @@
 use super::desk::Desk;
 use super::say;
 use super::watch::{ALARM_ROUTE, COLUMNS_MAX, id_of, is_alive, outbox_mail};
-use crate::mail::{AnyCarrier, Courier, DeadDisk, DiskWord, Outcome, Pulse};
-use crate::model::mail::QueuedMail;
-use crate::model::mail::RunStanding;
+use crate::mail::{AnyCarrier, Courier, DeadDisk, DiskWord, Outcome};
+use crate::model::mail::{QueuedMail, RunStanding};
 use crate::model::time::{Now, UnixMillis};
 use crate::report::mail::{Unwritable, standing, unwritable, writable_again};
-use crate::store::StoreError;
+use crate::store::{HeartbeatRow, StoreError};
 use std::collections::BTreeMap;
 
 /// Watches whether the mailer's own beats can be written.
@@ -23,16 +22,10 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Whether the last write failed. The supervisor's beats are missing then for the same reason, and prove nothing.
-    pub fn is_failing(&self) -> bool {
-        self.dead.is_failing()
-    }
-
     /// After an attempt to write: `error` is why it failed.
     pub async fn look<K: Fn() -> UnixMillis>(
         &mut self,
         error: Option<&StoreError>,
-        pulse: Option<Pulse>,
         desk: &mut Desk,
         courier: &mut Courier<AnyCarrier, K>,
         now: Now,
@@ -43,7 +36,7 @@ impl Disk {
         }
         match (self.dead.look(error.is_none(), now), error) {
             (Some(DiskWord::Dead { since }), Some(error)) => {
-                let fresh = || alarm(desk, pulse, since, error, now.wall);
+                let fresh = || alarm(desk, since, error, now.wall);
                 let mut mail = self.alarm.take().unwrap_or_else(fresh);
                 let id = mail.mail.message_id.clone();
                 match courier.send_past_outbox(&mut mail).await {
@@ -65,10 +58,11 @@ impl Disk {
                 }
             }
             (Some(DiskWord::Back { since }), _) => {
-                let facts = writable_again(since, run(desk, pulse, now.wall), &desk.host, now.wall);
+                let beat = last_beat(desk);
+                let facts = writable_again(since, run(desk, beat, now.wall), &desk.host, now.wall);
                 let back = id_of(&["disk", "back"], now.wall.0, &desk.host);
                 let mail = outbox_mail(&facts, back, self.told.take(), ALARM_ROUTE, BTreeMap::new());
-                if let Err(error) = desk.enqueue(pulse.and_then(|pulse| pulse.run_id), &mail) {
+                if let Err(error) = desk.enqueue(beat.and_then(|beat| beat.run_id), &mail) {
                     say(&format!("soakd mail: {error}")); // it has failed again at once, and that will be told
                 }
             }
@@ -77,12 +71,18 @@ impl Disk {
     }
 }
 
-fn run(desk: &Desk, pulse: Option<Pulse>, at: UnixMillis) -> Option<RunStanding> {
-    let facts = desk.store.run_facts(pulse?.run_id?, COLUMNS_MAX, at).ok().flatten()?; // the alarm goes without it too
+/// The supervisor's, as far as it could be written.
+fn last_beat(desk: &Desk) -> Option<HeartbeatRow> {
+    desk.store.heartbeat_of("supervisor").ok().flatten()
+}
+
+fn run(desk: &Desk, beat: Option<HeartbeatRow>, at: UnixMillis) -> Option<RunStanding> {
+    let facts = desk.store.run_facts(beat?.run_id?, COLUMNS_MAX, at).ok().flatten()?; // the alarm goes without it too
     Some(standing(&facts))
 }
 
-fn alarm(desk: &Desk, pulse: Option<Pulse>, since: UnixMillis, error: &StoreError, at: UnixMillis) -> QueuedMail {
+fn alarm(desk: &Desk, since: UnixMillis, error: &StoreError, at: UnixMillis) -> QueuedMail {
+    let beat = last_beat(desk);
     let what = match error {
         StoreError::DiskFull { .. } => "the disk is full",
         StoreError::ReadOnly { .. } => "it is read-only",
@@ -96,14 +96,14 @@ fn alarm(desk: &Desk, pulse: Option<Pulse>, since: UnixMillis, error: &StoreErro
             .unwrap_or_else(|_| desk.store.path().to_owned())
             .display()
             .to_string(),
-        supervisor: pulse.map(|pulse| (pulse.pid, is_alive(pulse.pid))),
-        run: run(desk, pulse, at),
+        supervisor: beat.map(|beat| (beat.pid, is_alive(beat.pid))),
+        run: run(desk, beat, at),
     };
     // By the last beat that could be written: a mailer that is started again meanwhile repeats this mail under the same id.
-    let id = id_of(&["disk", "dead"], pulse.map_or(since, |pulse| pulse.at).0, &desk.host);
+    let id = id_of(&["disk", "dead"], beat.map_or(since, |beat| beat.at).0, &desk.host);
     QueuedMail {
         outbox_id: 0,
-        run_id: pulse.and_then(|pulse| pulse.run_id),
+        run_id: beat.and_then(|beat| beat.run_id),
         mail: outbox_mail(&unwritable(&found, &desk.host, at), id, None, ALARM_ROUTE, BTreeMap::new()),
         attempts: 0,
         next: at,

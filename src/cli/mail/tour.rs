@@ -196,13 +196,12 @@ impl Daemon<'_> {
         now: Now,
     ) -> Result<Round, StoreError> {
         pet_watchdog();
-        let mut beaten = Ok(());
         if beat.is_none_or(|at| now.mono.since(at.mono) >= BEAT_MS) {
             let due = UnixMillis(now.wall.0 + BEAT_DUE_MS);
-            beaten = desk.store.record(|to| to.heartbeat("mailer", now.wall, None, Some(due)));
+            let beaten = desk.store.record(|to| to.heartbeat("mailer", now.wall, None, Some(due)));
             *beat = beaten.is_ok().then_some(now);
-            let pulse = watch.as_ref().and_then(Watch::pulse);
-            disk.look(beaten.as_ref().err(), pulse, desk, courier, now).await;
+            disk.look(beaten.as_ref().err(), desk, courier, now).await;
+            beaten?; // what cannot be recorded as sent is not sent
         }
         let watch = if let Some(watch) = watch {
             watch
@@ -210,10 +209,8 @@ impl Daemon<'_> {
             let silent_ms = millis(self.config.mailer.supervisor_silent_after);
             watch.insert(Watch::resume(&desk.store, &desk.host, silent_ms)?)
         };
-        let looked = if disk.is_failing() { Ok(()) } else { watch.look(desk, now) };
-        // What waits is tried although nothing can be written now: what has left and cannot be noted is kept in mind.
-        let round = courier.round(desk).await;
-        beaten.and(looked).and(round)
+        watch.look(desk, now)?;
+        courier.round(desk).await
     }
 
     /// Whether a supervised mailer has nothing more to do. One that systemd runs never ends by itself.
