@@ -48,7 +48,9 @@ fn main() {
     }
     println!("seed {seed}, {} series of 48 h, {:.3} s each to judge", outcomes.len(), seconds / outcomes.len() as f64);
     table("soakd", &outcomes, kinds, |o| o.alarm_h);
+    println!();
     wrong(&outcomes);
+    head();
     summary("soakd", &outcomes, |o| o.alarm_h);
     for (i, (name, _)) in peers::PEERS.iter().enumerate() {
         summary(name, &outcomes, |o| o.peers[i]);
@@ -101,31 +103,32 @@ fn percent(of: &[&Outcome], is: impl Fn(&Outcome) -> bool) -> f64 {
     100.0 * of.iter().filter(|o| is(o)).count() as f64 / of.len() as f64
 }
 
-fn line(name: &str, of: &[&Outcome], alarm: impl Fn(&Outcome) -> Option<f64>) {
+/// One row; `own` tells soakd's, with its verdict and interval, from that of a peer, which states neither.
+fn line(name: &str, of: &[&Outcome], own: bool, alarm: impl Fn(&Outcome) -> Option<f64>) {
     let class = |c: u8| of.iter().copied().filter(|o| o.class == c).collect::<Vec<_>>();
     let (clean, tolerated, leaking) = (class(0), class(1), class(2));
     let mut ratios: Vec<f64> = leaking.iter().map(|o| alarm(o).unwrap_or(f64::INFINITY) / o.breach_h).collect();
     ratios.sort_by(f64::total_cmp);
+    let cell = |value: f64| if value.is_nan() { "-".into() } else { format!("{value:.1}") };
+    let stated = |value: f64| if own { cell(value) } else { "-".into() };
     println!(
-        "{name:24} {:6.1} {:6.1} {:7.1} {:7.1} {:7.1} {:7.2} {:7.1} {:7.1}",
-        percent(&clean, |o| alarm(o).is_some()),
-        percent(&tolerated, |o| alarm(o).is_some()),
-        percent(&clean, |o| o.within),
-        percent(&leaking, |o| alarm(o).is_some()),
-        percent(&leaking, |o| alarm(o).is_some_and(|a| a < o.breach_h)),
+        "{name:24} {:>6} {:>6} {:>7} {:>7} {:>7} {:7.2} {:>7} {:>7}",
+        cell(percent(&clean, |o| alarm(o).is_some())),
+        cell(percent(&tolerated, |o| alarm(o).is_some())),
+        stated(percent(&clean, |o| o.within)),
+        cell(percent(&leaking, |o| alarm(o).is_some())),
+        cell(percent(&leaking, |o| alarm(o).is_some_and(|a| a < o.breach_h))),
         ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN),
-        percent(&[clean, tolerated].concat(), |o| o.covered),
-        percent(&leaking, |o| o.covered),
+        stated(percent(&[clean, tolerated].concat(), |o| o.covered)),
+        stated(percent(&leaking, |o| o.covered)),
     );
 }
 
-/// "within" and "cover" are soakd's answers, whose row it is; what people use states neither a verdict nor an interval.
 fn head() {
     println!(
         "\n{:24} {:>6} {:>6} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
-        "per cent", "false", "(tol)", "within*", "found", "early", "ratio", "cover*", "(leak*)"
+        "per cent", "false", "(tol)", "within", "found", "early", "ratio", "cover", "(leak)"
     );
-    println!("* soakd's own verdict and interval, in every row: the others state none");
 }
 
 fn table(
@@ -138,15 +141,14 @@ fn table(
     head();
     for kind in kinds {
         let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.nuisance == kind).collect();
-        line(NUISANCES[kind], &of, alarm);
+        line(NUISANCES[kind], &of, true, alarm);
     }
     for (i, leak) in LEAKS.iter().enumerate() {
         let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.leak == Some(i)).collect();
-        line(leak, &of, alarm);
+        line(leak, &of, true, alarm);
     }
-    head();
 }
 
 fn summary(name: &str, outcomes: &[Outcome], alarm: impl Fn(&Outcome) -> Option<f64>) {
-    line(name, &outcomes.iter().collect::<Vec<_>>(), alarm);
+    line(name, &outcomes.iter().collect::<Vec<_>>(), name == "soakd", alarm);
 }
