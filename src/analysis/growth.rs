@@ -67,6 +67,10 @@ const ALIKE: f64 = 4.0;
 const STRAIGHT: f64 = 4.0;
 /// ... and a leak that was there from the start, than a second warm-up.
 const STRAIGHTER: f64 = 2.0;
+/// Within so many hours ...
+const STEEP_H: f64 = 1.0;
+/// ... more than any usual start takes, tolerances (325 MB).
+const STEEP: f64 = 6.5;
 /// Growth that set in with or after the latest restart is its warm-up until it has gone on for so long, hours.
 const AFTER_RESTART_H: f64 = 6.0;
 /// A day and a half: what a day cycle needs to be told from growth.
@@ -145,7 +149,10 @@ impl Kept {
         if late && age_h < BENT_H && self.may_bend(claim) {
             return Shown::No;
         }
-        if !late && age_h < BENT_H {
+        let gone = claim.sure * grown(claim, last).abs();
+        // What gains hundreds of megabytes within the hour is not waited for until it bends.
+        let steep = age_h < STEEP_H && gone > STEEP;
+        if !late && age_h < BENT_H && !steep {
             let grown = |b: &Block| grown(claim, b);
             if straighter(&self.blocks, &self.stepped, claim, horizon_h, &grown) < STRAIGHTER {
                 return Shown::No;
@@ -161,7 +168,6 @@ impl Kept {
             as_claimed &= i > 0 || shares.is_some_and(|s| AS_CLAIMED.contains(&s.whole));
             shares.is_some_and(|s| s.whole.abs() > SHOWN && s.lately > least && (!late || s.last > SHOWN_LAST))
         });
-        let gone = claim.sure * grown(claim, last).abs();
         match shown {
             false => Shown::No,
             true if gone > GONE && as_claimed => Shown::ToleranceGone,

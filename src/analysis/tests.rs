@@ -50,6 +50,21 @@ fn a_line_that_is_steep_and_straight_rings_within_the_hour_and_its_slope_is_righ
 }
 
 #[test]
+fn hundreds_of_megabytes_within_the_hour_are_not_waited_for_until_they_bend() {
+    // A request now and then, each of which costs 4 MB: as uneven as that, and 1.5 GB in an hour.
+    for start in (0..8).map(|k| 1000 * k) {
+        let served: Vec<f64> = (0..720)
+            .scan(0.0, |sum, i| {
+                *sum += f64::from(u8::from(scatter(start + i) > 0.0));
+                Some(*sum)
+            })
+            .collect();
+        let f = batch(&series(1.0, 5.0, |h| 900.0 + 4.2 * served[(h * 720.0).round() as usize]), Params::default());
+        assert!(f.alarmed && f.verdict == Verdict::Outside, "{start}: {f:?}");
+    }
+}
+
+#[test]
 fn what_filled_for_hours_and_is_flat_since_is_a_cache_in_the_end() {
     let f = batch(&series(30.0, 60.0, |h| 900.0 + 600.0 * h.min(5.0)), Params::default());
     assert!(f.alarmed, "while it filled nobody could know: {f:?}");
