@@ -39,6 +39,8 @@ pub enum Shown {
     Yes,
     /// It is, as it is claimed, and much of the tolerance is gone for sure.
     ToleranceGone,
+    /// The same, by more within the hour than any usual start takes.
+    Steep,
 }
 
 /// Blocks kept for this purpose.
@@ -170,6 +172,7 @@ impl Kept {
         });
         match shown {
             false => Shown::No,
+            true if steep && as_claimed => Shown::Steep,
             true if gone > GONE && as_claimed => Shown::ToleranceGone,
             true => Shown::Yes,
         }

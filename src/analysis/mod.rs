@@ -196,6 +196,7 @@ impl Detector {
         }
         let left = match self.fine.shown() {
             Shown::No => 0.0,
+            Shown::Steep => DOUBT_GONE,
             Shown::ToleranceGone if now_h > FIRST_H => DOUBT_GONE,
             Shown::Yes | Shown::ToleranceGone => DOUBT,
         };
