@@ -51,8 +51,10 @@ fn a_line_that_is_steep_and_straight_rings_within_the_hour_and_its_slope_is_righ
 
 #[test]
 fn hundreds_of_megabytes_within_the_hour_are_not_waited_for_until_they_bend() {
-    // A request now and then, each of which costs 4 MB: as uneven as that, and 1.5 GB in an hour.
-    for start in (0..8).map(|k| 1000 * k) {
+    // A request now and then, each of which costs 4 MB: as uneven as that, and 1.5 GB in an hour. Of 40 such draws 39 rang when this was written (the one
+    // of 9000 does not), so that nearly all must, not all.
+    let mut missed = Vec::new();
+    for start in (0..20).map(|k| 1000 * k) {
         let served: Vec<f64> = (0..720)
             .scan(0.0, |sum, i| {
                 *sum += f64::from(u8::from(scatter(start + i) > 0.0));
@@ -60,8 +62,11 @@ fn hundreds_of_megabytes_within_the_hour_are_not_waited_for_until_they_bend() {
             })
             .collect();
         let f = batch(&series(1.0, 5.0, |h| 900.0 + 4.2 * served[(h * 720.0).round() as usize]), Params::default());
-        assert!(f.alarmed && f.verdict == Verdict::Outside, "{start}: {f:?}");
+        if !f.alarmed || f.verdict != Verdict::Outside {
+            missed.push((start, f.verdict));
+        }
     }
+    assert!(missed.len() <= 1, "of 20 draws these were missed: {missed:?}");
 }
 
 #[test]
