@@ -99,7 +99,7 @@ impl<'a> Writing<'a> {
     /// supervisor that was killed before it had written a sample has watched nothing, whatever else it has said: the gap then
     /// goes on from where the last one ended.
     pub fn resume(&self, run: &UnfinishedRun, at: UnixMillis, reason: &str) -> Result<(), StoreError> {
-        self.close_processes(run)?;
+        self.close_processes(run.run_id, run.last_seen)?;
         let watched_until = self.row(
             "SELECT max(at) FROM (
                SELECT max((SELECT max(unix_ms) FROM process_sample AS s WHERE s.process_id = p.process_id)) AS at
@@ -120,11 +120,11 @@ impl<'a> Writing<'a> {
     }
 
     /// Processes whose end nobody wrote ended when the run was last seen.
-    pub fn close_processes(&self, run: &UnfinishedRun) -> Result<(), StoreError> {
+    pub fn close_processes(&self, run_id: i64, last_seen: UnixMillis) -> Result<(), StoreError> {
         self.execute(
             "UPDATE process SET ended_unix_ms = ?2, end_reason = 'lost', heartbeat_unix_ms = coalesce(heartbeat_unix_ms, ?2)
              WHERE run_id = ?1 AND ended_unix_ms IS NULL",
-            params![run.run_id, run.last_seen.0],
+            params![run_id, last_seen.0],
         )?;
         Ok(())
     }
@@ -343,7 +343,7 @@ impl Store {
 
     /// See [`Writing::close_processes`].
     pub fn close_processes(&mut self, run: &UnfinishedRun) -> Result<(), StoreError> {
-        self.record(|to| to.close_processes(run))
+        self.record(|to| to.close_processes(run.run_id, run.last_seen))
     }
 
     /// See [`Writing::finish_run`]. Also rolls up the last, incomplete minute.

@@ -27,6 +27,11 @@ const RETRY_MS: i64 = 1_000;
 /// One thing to be written durably.
 #[derive(Debug, Clone)]
 pub enum Entry {
+    /// Whoever watched this run before us is gone, and what it had started with it.
+    Left {
+        /// When the run was last seen.
+        seen: UnixMillis,
+    },
     /// A process was started.
     Started {
         /// Which incarnation.
@@ -328,6 +333,7 @@ impl Ledger {
 
 fn write(to: &Writing, run_id: i64, entry: &Entry, ids: &mut Ids) -> Result<(), StoreError> {
     match entry {
+        Entry::Left { seen } => to.close_processes(run_id, *seen)?,
         Entry::Started { life, process } => {
             ids.processes.insert(*life, to.start_process(process)?);
         }

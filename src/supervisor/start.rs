@@ -3,7 +3,7 @@
 use super::alarms::Alarms;
 use super::core::{Beginning, Core, millis, params};
 use super::history;
-use super::ledger::Ledger;
+use super::ledger::{Entry, Ledger};
 use super::roles::Roles;
 use super::tally::Counts;
 use super::watch::Watch;
@@ -171,7 +171,7 @@ fn go_on(
 /// once more. Whoever started us (systemd, after a failure) wanted this run.
 fn tell(
     options: Options,
-    mut store: Store,
+    store: Store,
     run: &UnfinishedRun,
     end: RunEnd,
     now: Now,
@@ -185,9 +185,11 @@ fn tell(
     let config = go_on_as_before(options.config, run)?;
     let known =
         history::known(store.path(), run_id).map_err(|error| StartError::Resume { run_id, why: error.to_string() })?;
-    store.close_processes(run)?;
     let alarms = Alarms::open(&store, &config, run_id, &run.plan)?;
-    let told = blank(Options { config, ..options }, Ledger::new(store, run_id), alarms, now, suspended_ms);
+    let mut ledger = Ledger::new(store, run_id);
+    // With our own row, or not at all: killed in between, the next start must still see that this is untold.
+    ledger.put(Entry::Left { seen: run.last_seen });
+    let told = blank(Options { config, ..options }, ledger, alarms, now, suspended_ms);
     Ok(Beginning { served_ms: run.served_ms(), resumed: true, ended: Some(end), counts: known.counts, ..told })
 }
 
