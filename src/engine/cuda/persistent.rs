@@ -170,7 +170,7 @@ impl Width {
         }
     }
 
-    /// Bytes of shared memory that each warp has for activations on their way (`Ahead` in step.cu): nine planes of 64 bytes a column.
+    /// Bytes of shared memory that each warp has for activations on their way (`Ahead` in activations.cuh): nine planes of 64 bytes a column.
     const fn ahead_bytes(self) -> usize {
         match self {
             Width::Eight => 0,
