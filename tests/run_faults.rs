@@ -305,6 +305,18 @@ fn the_last_interval_counts_however_long_intervals_are() {
 }
 
 #[test]
+fn a_minute_between_samples_is_no_minute_before_the_work() {
+    let config = "[run]\nduration = \"1h\"\nsample_interval = \"60s\"\n[model]\nmodel = \"synthetic:tiny\"\nbackend = \"cpu\"\n\
+                  prompts = 2\nprompt_tokens = 4\nanswer_tokens = 4\nthreads = 1\n[probe]\nhang_after = \"1h\"\npss_every = \"60s\"\n";
+    let mut soak = Soak::prepared(config, &[], |_| {});
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'golden_recorded'");
+    assert!([0, 3].contains(&soak.interrupt()), "{}", soak.said());
+    let waited = "SELECT p.started_unix_ms - r.started_unix_ms FROM process AS p, run AS r WHERE p.role = 'worker'";
+    assert!(soak.number(waited) < 54_000, "the next question came first: {} ms", soak.number(waited));
+    assert_eq!(soak.number("SELECT count(*) FROM gap"), 0);
+}
+
+#[test]
 fn what_is_no_model_is_refused_at_once_with_its_name() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("broken.gguf"), b"GGUF and then nothing").expect("written");

@@ -107,6 +107,17 @@ fn a_quiet_run_has_no_event_that_is_not_quiet() {
 }
 
 #[test]
+fn work_begins_at_once_however_rarely_samples_are_taken() {
+    let mut world = World::new(1, Duration::from_secs(12 * 3_600), Faults::NONE, Memory::Unread);
+    world.run_to_its_end();
+    world.check();
+    let waited_ms = world.number(
+        "SELECT min(p.started_unix_ms) - r.started_unix_ms FROM process AS p, run AS r WHERE p.role = 'worker'",
+    );
+    assert!(waited_ms < 5_000, "samples are a minute apart, and the first worker came after {waited_ms} ms");
+}
+
+#[test]
 fn a_worker_that_never_starts_ends_the_run_within_minutes() {
     let mut world = World::new(1, Duration::from_secs(48 * 3_600), Faults::NONE, Memory::Flat);
     world.refuse_after(HOUR_MS);

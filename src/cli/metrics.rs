@@ -233,7 +233,8 @@ const QUERIES: &[Query] = &[
         kind: Kind::Gauge,
         help: "Time since the start of the run, gaps taken off",
         sql: "SELECT (coalesce(ended_unix_ms, :now) - started_unix_ms - coalesce((SELECT sum(to_unix_ms - from_unix_ms) FROM gap AS g \
-              WHERE g.run_id = r.run_id), 0)) / 1000.0 AS value FROM r",
+              WHERE g.run_id = r.run_id), 0) - coalesce((SELECT sum(detail ->> '$.by_ms') FROM event AS s WHERE s.run_id = r.run_id \
+              AND s.kind = 'clock_step'), 0)) / 1000.0 AS value FROM r",
     },
     Query {
         name: "soakd_run_planned_seconds",

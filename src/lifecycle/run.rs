@@ -24,7 +24,8 @@ pub enum TimeFact {
     },
     /// Nothing was watched from `from` to now.
     Unwatched {
-        /// Wall clock at the last tick.
+        /// When that began, by the wall clock as it reads now: a clock that was stepped meanwhile makes a gap neither longer
+        /// nor shorter, nor lets it end before it began.
         from: UnixMillis,
         /// How long, by the monotonic clock.
         ms: i64,
@@ -64,13 +65,26 @@ impl Timekeeper {
         }
         if elapsed > STALL_MS {
             let suspended_ms = (suspended_total_ms - self.suspended_total_ms).max(0);
-            facts.push(TimeFact::Unwatched { from: self.last.wall, ms: elapsed, suspended_ms });
+            facts.push(TimeFact::Unwatched { from: now.wall.before(elapsed), ms: elapsed, suspended_ms });
         } else {
             self.uptime_ms += elapsed;
         }
         self.suspended_total_ms = suspended_total_ms;
         self.last = now;
         facts
+    }
+}
+
+/// How far the wall clock was stepped while no supervisor was there, from the last beat to `now`. `beat`: both clocks then, if it
+/// was on the same boot. Of another boot nobody knows; but the clock went back by all that it now lacks to `last_seen`.
+#[must_use]
+pub fn stepped_unseen(beat: Option<Now>, last_seen: UnixMillis, now: Now) -> i64 {
+    match beat {
+        Some(beat) => {
+            let by_ms = (now.wall.0 - beat.wall.0) - now.mono.since(beat.mono);
+            if by_ms.abs() > CLOCK_STEP_MS { by_ms } else { 0 }
+        }
+        None => (now.wall.0 - last_seen.0 - 1).min(0),
     }
 }
 
@@ -179,7 +193,7 @@ mod tests {
     #[test]
     fn time_is_taken_from_the_clock_that_does_not_step() {
         let unwatched = |from, ms, suspended_ms| TimeFact::Unwatched { from: UnixMillis(from), ms, suspended_ms };
-        let cases: [(&str, Now, i64, Vec<TimeFact>, i64); 6] = [
+        let cases: [(&str, Now, i64, Vec<TimeFact>, i64); 8] = [
             ("a plain second", now(1_001_000, 6_000), 0, vec![], 1_000),
             ("NTP slews by 400 ms", now(1_001_400, 6_000), 0, vec![], 1_000),
             (
@@ -204,11 +218,40 @@ mod tests {
                 0,
             ),
             ("a supervisor stopped for 20 s", now(1_020_000, 25_000), 0, vec![unwatched(1_000_000, 20_000, 0)], 0),
+            (
+                "the wall steps an hour back in these 20 s",
+                now(1_020_000 - 3_600_000, 25_000),
+                0,
+                vec![TimeFact::ClockStep { by_ms: -3_600_000 }, unwatched(1_000_000 - 3_600_000, 20_000, 0)],
+                0,
+            ),
+            (
+                "the wall steps an hour on in a suspend of two",
+                now(1_000_000 + 3 * 3_600_000, 5_000 + 2 * 3_600_000),
+                7_190_000,
+                vec![TimeFact::ClockStep { by_ms: 3_600_000 }, unwatched(1_000_000 + 3_600_000, 7_200_000, 7_190_000)],
+                0,
+            ),
         ];
         for (what, then, suspended, facts, uptime) in cases {
             let mut keeper = Timekeeper::new(now(1_000_000, 5_000), 0, 0);
             assert_eq!(keeper.tick(then, suspended), facts, "{what}");
             assert_eq!(keeper.uptime_ms(), uptime, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_the_clock_did_while_nobody_was_there_is_told_by_the_other_one() {
+        let beat = Some(now(1_000_000, 5_000));
+        let cases = [
+            ("a minute passed by both", beat, now(1_060_000, 65_000), 0),
+            ("and the wall went an hour on", beat, now(4_660_000, 65_000), 3_600_000),
+            ("or back", beat, now(1_060_000 - 3_600_000, 65_000), -3_600_000),
+            ("another boot, later by the wall: nobody knows", None, now(4_660_000, 1_000), 0),
+            ("another boot, earlier by the wall: at least that much", None, now(900_000, 1_000), -104_001),
+        ];
+        for (what, beat, now, by_ms) in cases {
+            assert_eq!(stepped_unseen(beat, UnixMillis(1_004_000), now), by_ms, "{what}");
         }
     }
 

@@ -73,6 +73,8 @@ pub struct UnfinishedRun {
     /// Time up to `last_seen` in which nothing was watched, milliseconds. What it has served is
     /// `last_seen - started - gaps_ms`.
     pub gaps_ms: i64,
+    /// How far the wall clock was stepped since it was last seen, as far as that is known.
+    pub stepped_ms: i64,
     /// How often it was resumed before.
     pub resumes: i64,
 }

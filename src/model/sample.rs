@@ -155,18 +155,6 @@ impl SampleBatch {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// Earliest and latest moment in it.
-    #[must_use]
-    pub fn span(&self) -> Option<(UnixMillis, UnixMillis)> {
-        let times = || {
-            let processes = self.processes.iter().map(|row| row.1);
-            let work = self.work.iter().map(|row| row.1);
-            let devices = self.devices.iter().map(|row| row.1);
-            processes.chain(work).chain(devices).chain(self.hosts.iter().map(|row| row.1))
-        };
-        times().min().zip(times().max())
-    }
 }
 
 /// Which latency. The string form is the `kind` column.

@@ -28,6 +28,12 @@ impl UnixMillis {
     pub fn seconds(self) -> f64 {
         self.0 as f64 / 1_000.0
     }
+
+    /// This moment less `ms`.
+    #[must_use]
+    pub fn before(self, ms: i64) -> UnixMillis {
+        UnixMillis(self.0.saturating_sub(ms))
+    }
 }
 
 impl MonoMillis {

@@ -51,6 +51,13 @@ pub fn facts() -> serde_json::Value {
     })
 }
 
+/// Which boot of the machine this is: readings of the monotonic clock can be compared within one. Empty if it cannot be told.
+#[must_use]
+pub fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
 /// The machine's name, for mails and reports.
 #[must_use]
 pub fn hostname() -> String {

@@ -179,9 +179,10 @@ impl Store {
             .map_err(|error| self.sql_error(&error))
     }
 
-    /// Time of a run, up to now, in which nothing was watched, milliseconds.
-    pub fn gaps_ms(&self, run_id: i64) -> Result<i64, StoreError> {
-        let sql = "SELECT coalesce(sum(to_unix_ms - from_unix_ms), 0) FROM gap WHERE run_id = ?1";
+    /// What a run's span by the wall clock has, up to now, that was not watched: gaps, and steps of that clock. Milliseconds.
+    pub fn unwatched_ms(&self, run_id: i64) -> Result<i64, StoreError> {
+        let sql = "SELECT coalesce((SELECT sum(to_unix_ms - from_unix_ms) FROM gap WHERE run_id = ?1), 0)
+                     + coalesce((SELECT sum(detail ->> '$.by_ms') FROM event WHERE run_id = ?1 AND kind = 'clock_step'), 0)";
         self.connection.query_row(sql, [run_id], |row| row.get(0)).map_err(|error| self.sql_error(&error))
     }
 

@@ -38,7 +38,7 @@ impl Store {
         facts.last_seen = facts.ended.or(self.last_seen(run_id)?).unwrap_or(facts.plan.started);
         facts.gaps = self.gap_rows(run_id)?;
         facts.processes = self.process_rows(run_id)?;
-        facts.uptime = uptime(&facts);
+        facts.uptime = uptime(&facts, self.stepped_ms(run_id)?);
         let window = Window::new(facts.plan.started, facts.last_seen, columns_max);
         facts.series = self.series_rows(run_id)?;
         self.fill_series(run_id, &mut facts.series, window)?;
@@ -129,6 +129,12 @@ impl Store {
         self.fact_rows(sql, [run_id], |row| {
             Ok(GapFacts { from: UnixMillis(row.get(0)?), to: UnixMillis(row.get(1)?), reason: row.get(2)? })
         })
+    }
+
+    /// How far the wall clock was stepped in all.
+    fn stepped_ms(&self, run_id: i64) -> Result<i64, StoreError> {
+        let sql = "SELECT coalesce(sum(detail ->> '$.by_ms'), 0) FROM event WHERE run_id = ?1 AND kind = 'clock_step'";
+        self.fact_row(sql, [run_id], |row| row.get(0)).map(Option::unwrap_or_default)
     }
 
     fn process_rows(&self, run_id: i64) -> Result<Vec<ProcessFacts>, StoreError> {
@@ -325,9 +331,9 @@ fn read_finding(row: &Row<'_>) -> rusqlite::Result<(Finding, UnixMillis, bool)> 
     Ok((finding, UnixMillis(row.get("unix_ms")?), row.get::<_, i64>("is_final")? != 0))
 }
 
-/// Unwatched time and, beside it, time in which a worker was gone: from its last heartbeat (a hang) or its end to the start
+/// Time that passed, whatever the wall clock did (`stepped_ms`); in it unwatched time and, beside it, time in which a worker was gone: from its last heartbeat (a hang) or its end to the start
 /// of its next life. A worker that ended as asked is not missed.
-fn uptime(facts: &RunFacts) -> Uptime {
+fn uptime(facts: &RunFacts, stepped_ms: i64) -> Uptime {
     let (start, end) = (facts.plan.started.0, facts.last_seen.0);
     let gaps: Vec<(i64, i64)> = facts.gaps.iter().map(|g| (g.from.0, g.to.0)).collect();
     let mut lost = gaps.clone();
@@ -340,7 +346,8 @@ fn uptime(facts: &RunFacts) -> Uptime {
         lost.push((from.0, next.map_or(end, |p| p.started.0)));
     }
     let unwatched_ms = covered(gaps, start, end);
-    Uptime { elapsed_ms: (end - start).max(0), unwatched_ms, worker_down_ms: covered(lost, start, end) - unwatched_ms }
+    let elapsed_ms = (end - start - stepped_ms).max(0);
+    Uptime { elapsed_ms, unwatched_ms, worker_down_ms: covered(lost, start, end) - unwatched_ms }
 }
 
 /// Length of the union of intervals, within `[start, end]`.

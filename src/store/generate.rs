@@ -107,7 +107,8 @@ fn restart(
     processes: &mut Vec<Process>,
     at: UnixMillis,
 ) -> Result<(), StoreError> {
-    let run = UnfinishedRun { run_id, plan: plan(fill), last_seen: UnixMillis(at.0 - 2_000), gaps_ms: 0, resumes: 0 };
+    let (last_seen, plan) = (UnixMillis(at.0 - 2_000), plan(fill));
+    let run = UnfinishedRun { run_id, plan, last_seen, gaps_ms: 0, stepped_ms: 0, resumes: 0 };
     store.resume(&run, at, "supervisor_down")?;
     *processes = start_processes(store, run_id, fill, at)?;
     Ok(())

@@ -6,7 +6,7 @@ use super::write::Writing;
 use super::{Store, read_json};
 use crate::model::alert::OutboxMail;
 use crate::model::mail::{Fate, QueuedMail};
-use crate::model::time::UnixMillis;
+use crate::model::time::{MonoMillis, Now, UnixMillis};
 use rusqlite::{OptionalExtension, Row, params};
 use std::collections::BTreeMap;
 
@@ -222,6 +222,13 @@ impl Store {
             })
             .optional()
             .map_err(|error| self.sql_error(&error))
+    }
+
+    /// Both clocks at the last beat of `role`, if that was on the present `boot`.
+    pub fn clocks_of(&self, role: &str, boot: &str) -> Result<Option<Now>, StoreError> {
+        let sql = "SELECT unix_ms, mono_ms FROM heartbeat WHERE role = ?1 AND boot = ?2 AND mono_ms IS NOT NULL";
+        let both = |row: &Row<'_>| Ok(Now { wall: UnixMillis(row.get(0)?), mono: MonoMillis(row.get(1)?) });
+        self.connection.query_row(sql, [role, boot], both).optional().map_err(|error| self.sql_error(&error))
     }
 }
 

@@ -61,7 +61,7 @@ impl Store {
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )
             .map_err(|error| self.sql_error(&error))?;
-        Ok(UnfinishedRun { run_id, plan, last_seen, gaps_ms, resumes })
+        Ok(UnfinishedRun { run_id, plan, last_seen, gaps_ms, stepped_ms: 0, resumes })
     }
 
     /// The last moment from which anything of a run is stored.

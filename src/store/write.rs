@@ -9,7 +9,7 @@ use crate::model::process::{Golden, NewDevice, NewProcess, ProcessEnd, ProcessRo
 use crate::model::run::{RunEnd, RunPlan, UnfinishedRun};
 use crate::model::sample::{LatencyInterval, Role};
 use crate::model::series::SeriesKey;
-use crate::model::time::UnixMillis;
+use crate::model::time::{MonoMillis, UnixMillis};
 use rusqlite::{OptionalExtension, Params, Transaction, params};
 use std::path::Path;
 
@@ -111,8 +111,16 @@ impl<'a> Writing<'a> {
         )?;
         // Never later than it was seen: the wall clock may have been stepped back since the newest row.
         let from = watched_until.flatten().map_or(run.last_seen, |at| run.last_seen.min(UnixMillis(at)));
-        self.gap(run.run_id, from, at, reason)?;
-        let minutes = (at.0 - run.last_seen.0).max(0) as f64 / 60_000.0;
+        if run.stepped_ms != 0 {
+            let summary =
+                format!("the wall clock was stepped by {:+.1} s while soakd was down", run.stepped_ms as f64 / 1e3);
+            let detail = serde_json::json!({ "by_ms": run.stepped_ms });
+            self.event(run.run_id, &Event { detail, ..note(at, EventKind::ClockStep, summary) })?;
+        }
+        // As the clock reads now, so that the gap is as long as it was.
+        let now = |then: UnixMillis| then.before(-run.stepped_ms);
+        self.gap(run.run_id, now(from), at, reason)?;
+        let minutes = (at.0 - now(run.last_seen).0).max(0) as f64 / 60_000.0;
         let summary =
             format!("run {} resumed after {minutes:.1} min in which nothing was watched ({reason})", run.run_id);
         self.event(run.run_id, &note(at, EventKind::RunResumed, summary))?;
@@ -322,9 +330,15 @@ impl<'a> Writing<'a> {
         self.execute(
             "INSERT INTO heartbeat (role, unix_ms, pid, run_id, expects_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (role) DO UPDATE SET unix_ms = excluded.unix_ms, pid = excluded.pid, run_id = excluded.run_id,
-               expects_unix_ms = excluded.expects_unix_ms",
+               expects_unix_ms = excluded.expects_unix_ms, boot = NULL, mono_ms = NULL",
             params![role, at.0, std::process::id(), run_id, expects.map(|at| at.0)],
         )?;
+        Ok(())
+    }
+
+    /// What the other clock said at the beat that was just written, and since which boot it counts.
+    pub fn heartbeat_clock(&self, role: &str, boot: &str, mono: MonoMillis) -> Result<(), StoreError> {
+        self.execute("UPDATE heartbeat SET boot = ?2, mono_ms = ?3 WHERE role = ?1", params![role, boot, mono.0])?;
         Ok(())
     }
 }

@@ -166,7 +166,7 @@ impl Alerting {
     /// [`Moment::Final`] when the run has its verdict. After an error nothing has changed: the next call makes up for it.
     pub fn tick(&mut self, store: &mut Store, now: Now, moment: Moment) -> Result<TickReport, StoreError> {
         self.follow_clock(now);
-        let elapsed_ms = (now.wall.0 - self.context.started.0 - store.gaps_ms(self.context.run_id)?).max(0);
+        let elapsed_ms = (now.wall.0 - self.context.started.0 - store.unwatched_ms(self.context.run_id)?).max(0);
         let last_tick = self.last_tick.unwrap_or(self.context.started);
         let params = self.context.params(now.wall, elapsed_ms, last_tick, store.size_bytes());
         let found = self.evaluate(&params);

@@ -105,6 +105,8 @@ pub struct Core {
     pub(super) worker_ready: bool,
     /// Of the unit under soak, if it is one.
     pub(super) target_cgroup: Option<std::path::PathBuf>,
+    /// Of the host, for beats; empty if it cannot be told.
+    boot: String,
     sabotage: Vec<(i64, Sabotage)>,
     /// The incarnation that was told to end itself; it is told nothing more.
     sabotaged: Option<Life>,
@@ -112,7 +114,7 @@ pub struct Core {
     began: MonoMillis,
     look_at: MonoMillis,
     rules_at: MonoMillis,
-    heartbeat_at: MonoMillis,
+    pub(super) heartbeat_at: MonoMillis,
 }
 
 impl Core {
@@ -165,6 +167,7 @@ impl Core {
             workers_planned: false,
             worker_ready: false,
             target_cgroup: config.target.unit.as_deref().and_then(|unit| crate::target::kept::unit_cgroup(unit).ok()),
+            boot: crate::probe::host::boot(),
             sabotage: beginning.sabotage,
             sabotaged: None,
             lives: 0,
@@ -261,8 +264,12 @@ impl Core {
     pub(super) fn beat(&mut self, now: Now) {
         self.heartbeat_at = now.mono.plus(HEARTBEAT_MS);
         let expects = UnixMillis(now.wall.0 + HEARTBEAT_MS + millis(self.config.mailer.supervisor_silent_after));
-        let run_id = Some(self.ledger.run_id());
-        if let Err(error) = self.ledger.store().heartbeat("supervisor", now.wall, run_id, Some(expects)) {
+        let (run_id, boot) = (Some(self.ledger.run_id()), &self.boot);
+        let beaten = self.ledger.store().record(|to| {
+            to.heartbeat("supervisor", now.wall, run_id, Some(expects))?;
+            if boot.is_empty() { Ok(()) } else { to.heartbeat_clock("supervisor", boot, now.mono) }
+        });
+        if let Err(error) = beaten {
             tracing::debug!("heartbeat: {error}"); // samples meet the same error and say it loudly
         }
     }
@@ -276,6 +283,7 @@ impl Core {
                 );
                 let detail = serde_json::json!({ "by_ms": by_ms });
                 self.ledger.note_of(None, now.wall, EventKind::ClockStep, EventSeverity::Warning, summary, detail);
+                self.heartbeat_at = now.mono; // once that is written: a restart must not find the same step again
             }
             TimeFact::Unwatched { from, ms, suspended_ms } => {
                 let suspended = suspended_ms * 2 > ms;

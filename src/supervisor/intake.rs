@@ -156,6 +156,8 @@ impl Core {
             FromProbe::Ready { .. } => {
                 self.probe.ready = Some(life);
                 self.probe.answered = self.probe.asked;
+                // Whatever was due while it started was asked of nobody, and with long intervals the next question is far off.
+                self.probe.ask_at = now.mono;
                 self.step_life(child, life, ChildEvent::Ready, now, out);
             }
             FromProbe::Readings(readings) => {
@@ -188,7 +190,7 @@ impl Core {
                 self.take_roles(&answer.roles, Some(requests), now);
             }
         }
-        self.ledger.sample_host(now.wall, readings.host);
+        self.ledger.sample_host(now, readings.host);
         self.take_gpus(&readings.gpus, now);
         if let Some(note) = &readings.vram_note
             && !std::mem::replace(&mut self.probe.vram_noted, true)
@@ -229,7 +231,7 @@ impl Core {
         let before = std::mem::replace(&mut self.probe.read, now);
         let silent_ms = now.mono.since(before.mono);
         if silent_ms > GAP_MS_MIN.max(4 * millis(self.config.run.sample_interval)) {
-            self.ledger.put(Entry::Gap { from: before.wall, to: now.wall, reason: "probe_down" });
+            self.ledger.put(Entry::Gap { from: now.wall.before(silent_ms), to: now.wall, reason: "probe_down" });
             let summary = format!("no readings for {:.1} s: the probe did not answer", silent_ms as f64 / 1e3);
             self.note(now, EventKind::SamplingGap, EventSeverity::Warning, summary);
         }
@@ -254,7 +256,7 @@ impl Core {
         if !warming {
             self.watch.process(Whose { role, ordinal, segment, requests }, now.wall, &reading);
         }
-        self.ledger.sample_process(life, now.wall, reading);
+        self.ledger.sample_process(life, now, reading);
     }
 
     fn take_gpus(&mut self, gpus: &Gpus, now: Now) {
@@ -298,7 +300,7 @@ impl Core {
         match &answer.reading {
             Outcome::Present(reading) => {
                 let returned = std::mem::replace(&mut gpu.lost, false);
-                self.ledger.sample_device(&uuid, now.wall, *reading);
+                self.ledger.sample_device(&uuid, now, *reading);
                 let worker = self.children.iter().find(|c| c.id.role == Role::Worker && c.id.ordinal == answer.ordinal);
                 let segment = worker.and_then(|c| self.ledger.process(c.life?)).map_or(0, |row| row.incarnation as u32);
                 self.watch.device(answer.ordinal, segment, now.wall, reading);
@@ -457,7 +459,7 @@ impl Core {
         let requests = Some(reading.requests as f64);
         let whose = Whose { role: id.role, ordinal: id.ordinal, segment, requests };
         self.watch.work(whose, now.wall, &reading);
-        self.ledger.sample_work(life, now.wall, reading);
+        self.ledger.sample_work(life, now, reading);
     }
 
     fn take_golden(&mut self, life: Life, output: GoldenOutput, now: Now) {

@@ -105,7 +105,10 @@ pub struct Ledger {
     latencies: Vec<LatencyInterval>,
     ids: Ids,
     trouble: Option<Trouble>,
-    shed: Option<(UnixMillis, UnixMillis)>,
+    /// When the oldest row of the batch was taken.
+    batch_since: MonoMillis,
+    /// From when to when samples were shed, by the clock that does not step.
+    shed: Option<(MonoMillis, MonoMillis)>,
 }
 
 impl Ledger {
@@ -120,6 +123,7 @@ impl Ledger {
             latencies: Vec::new(),
             ids: Ids::default(),
             trouble: None,
+            batch_since: MonoMillis(0),
             shed: None,
         }
     }
@@ -176,32 +180,41 @@ impl Ledger {
     }
 
     /// A reading of a process. Lost if the process has no row yet, which only a full disk can cause.
-    pub fn sample_process(&mut self, life: Life, at: UnixMillis, reading: ProcessReading) {
+    pub fn sample_process(&mut self, life: Life, now: Now, reading: ProcessReading) {
         match self.process(life) {
-            Some(row) => self.batch.processes.push((row.process_id, at, reading)),
-            None => self.widen_shed(at, at),
+            Some(row) => self.batch_at(now).processes.push((row.process_id, now.wall, reading)),
+            None => self.widen_shed(now.mono, now.mono),
         }
     }
 
     /// What a worker counts.
-    pub fn sample_work(&mut self, life: Life, at: UnixMillis, reading: WorkReading) {
+    pub fn sample_work(&mut self, life: Life, now: Now, reading: WorkReading) {
         match self.process(life) {
-            Some(row) => self.batch.work.push((row.process_id, at, reading)),
-            None => self.widen_shed(at, at),
+            Some(row) => self.batch_at(now).work.push((row.process_id, now.wall, reading)),
+            None => self.widen_shed(now.mono, now.mono),
         }
     }
 
     /// A reading of a GPU.
-    pub fn sample_device(&mut self, uuid: &str, at: UnixMillis, reading: DeviceReading) {
-        match self.ids.devices.get(uuid) {
-            Some(id) => self.batch.devices.push((*id, at, reading)),
-            None => self.widen_shed(at, at),
+    pub fn sample_device(&mut self, uuid: &str, now: Now, reading: DeviceReading) {
+        match self.ids.devices.get(uuid).copied() {
+            Some(id) => self.batch_at(now).devices.push((id, now.wall, reading)),
+            None => self.widen_shed(now.mono, now.mono),
         }
     }
 
     /// A reading of the host.
-    pub fn sample_host(&mut self, at: UnixMillis, reading: HostReading) {
-        self.batch.hosts.push((self.run_id, at, reading));
+    pub fn sample_host(&mut self, now: Now, reading: HostReading) {
+        let run_id = self.run_id;
+        self.batch_at(now).hosts.push((run_id, now.wall, reading));
+    }
+
+    /// The batch, for a row that was taken now.
+    fn batch_at(&mut self, now: Now) -> &mut SampleBatch {
+        if self.batch.is_empty() {
+            self.batch_since = now.mono;
+        }
+        &mut self.batch
     }
 
     /// Latencies of a minute.
@@ -241,7 +254,7 @@ impl Ledger {
     pub fn flush_samples(&mut self, now: Now) {
         self.flush(now);
         if self.trouble.as_ref().is_some_and(|trouble| now.mono < trouble.retry_at) {
-            self.shed_samples();
+            self.shed_samples(now);
             return;
         }
         if !self.batch.is_empty() {
@@ -253,7 +266,7 @@ impl Ledger {
                 }
                 Err(error) => {
                     self.failed(&error, true, now);
-                    self.shed_samples();
+                    self.shed_samples(now);
                     return;
                 }
             }
@@ -313,20 +326,20 @@ impl Ledger {
         let detail = serde_json::json!({ "since_unix_ms": trouble.since.0 });
         self.note_of(None, now.wall, EventKind::DiskRecovered, EventSeverity::Info, summary.to_owned(), detail);
         if let Some((from, to)) = self.shed.take() {
-            self.put(Entry::Gap { from, to: UnixMillis(to.0.max(from.0 + 1)), reason: "disk_full" });
+            let ago = |then: MonoMillis| now.wall.before(now.mono.since(then));
+            let until = ago(to);
+            self.put(Entry::Gap { from: ago(from).min(until.before(1)), to: until, reason: "disk_full" });
         }
     }
 
-    fn shed_samples(&mut self) {
-        if self.batch.len() <= SAMPLE_ROWS_MAX {
-            return;
-        }
-        if let Some((from, to)) = std::mem::take(&mut self.batch).span() {
-            self.widen_shed(from, to);
+    fn shed_samples(&mut self, now: Now) {
+        if self.batch.len() > SAMPLE_ROWS_MAX {
+            self.batch = SampleBatch::default();
+            self.widen_shed(self.batch_since, now.mono);
         }
     }
 
-    fn widen_shed(&mut self, from: UnixMillis, to: UnixMillis) {
+    fn widen_shed(&mut self, from: MonoMillis, to: MonoMillis) {
         self.shed = Some(self.shed.map_or((from, to), |(first, last)| (first.min(from), last.max(to))));
     }
 }

@@ -163,7 +163,7 @@ impl Core {
         if now.mono.since(present.began) >= millis(self.config.target.warm_up) {
             self.watch.process(whose, now.wall, &answer.reading);
         }
-        self.ledger.sample_process(life, now.wall, answer.reading);
+        self.ledger.sample_process(life, now, answer.reading);
     }
 
     fn begin_role(&mut self, answer: &RoleAnswer, now: Now) {

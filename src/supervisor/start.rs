@@ -8,6 +8,7 @@ use super::roles::Roles;
 use super::tally::Counts;
 use super::watch::Watch;
 use crate::config::{self, Config};
+use crate::lifecycle::run::stepped_unseen;
 use crate::model::finding::Verdict;
 use crate::model::run::{RunEnd, RunPlan, RunState, UnfinishedRun};
 use crate::model::time::Now;
@@ -145,12 +146,15 @@ fn go_on(
     if let Some(beat) = beat.filter(|beat| run.last_seen.0 - beat.at.0 > BEATS_APART_MS) {
         run.last_seen = beat.at;
     }
+    let clocks = if beat.is_some() { store.clocks_of("supervisor", &host::boot())? } else { None };
+    run.stepped_ms = stepped_unseen(clocks, run.last_seen, now);
     let known = history::known(&database, run_id).map_err(unreadable)?;
     let config = go_on_as_before(options.config, &run)?;
     let golden = golden(&store, run_id)?;
     store.resume(&run, now.wall, "supervisor_down")?;
     let roles = Roles::known_before(known.roles);
-    tracing::info!("run {run_id} goes on; it was last watched {} ms ago", now.wall.0 - run.last_seen.0);
+    let ago_ms = now.wall.0 - run.stepped_ms - run.last_seen.0;
+    tracing::info!("run {run_id} goes on; it was last watched {ago_ms} ms ago");
     let alarms = Alarms::open(&store, &config, run_id, &run.plan)?;
     let warm_up_ms = millis(config.target.warm_up);
     let mut going = blank(Options { config, ..options }, Ledger::new(store, run_id), alarms, now, suspended_ms);

@@ -1,7 +1,7 @@
 //! What the database must say of a run, compared with what was really done to it.
 
 use super::{World, ask};
-use std::time::Duration;
+use rusqlite::Connection;
 
 impl World {
     /// What must hold of every run, whatever was done to it. `SOAKD_KEEP` names a copy of the database to look at.
@@ -36,14 +36,8 @@ impl World {
         if !self.faults.clocks_jump && !self.faults.host_sleeps {
             assert_eq!(number(&close), 0, "seed {seed}: restarts keep their distance");
         }
-        // In a run of minutes a step of an hour puts all of it out of order; the longer ones step, too, and are checked.
-        let brief = self.config.run.duration < Duration::from_secs(600);
-        let stepped = brief && number("SELECT count(*) FROM event WHERE kind = 'clock_step'") > 0;
-        assert_eq!(
-            if stepped { 0 } else { number(&self.untold_holes()) },
-            0,
-            "seed {seed}: a hole that no gap tells of"
-        );
+        self.check_holes(&connection);
+        self.check_clocks(&connection);
         let undecided = "SELECT count(*) FROM alert WHERE fired_unix_ms IS NOT NULL AND severity = 'page'
             AND NOT EXISTS (SELECT 1 FROM alert_decision AS d WHERE d.alert_id = alert.alert_id)";
         assert_eq!(number(undecided), 0, "seed {seed}: what fires is decided upon");
@@ -61,18 +55,64 @@ impl World {
         }
     }
 
-    /// Times between two samples of the supervisor that are too long and in no gap. Steps of the wall clock make holes
-    /// of their own, and are told as such.
-    fn untold_holes(&self) -> String {
+    /// Whatever the wall clock did: gaps are as long as they were, and what passed from start to end is what really passed.
+    fn check_clocks(&self, connection: &Connection) {
+        let (seed, number) = (self.seed, |sql: &str| ask(connection, sql));
+        let backward = "SELECT count(*) FROM gap WHERE to_unix_ms <= from_unix_ms";
+        assert_eq!(number(backward), 0, "seed {seed}: a gap ends before it begins");
+        let slept = number(
+            "SELECT coalesce(sum(to_unix_ms - from_unix_ms), 0) FROM gap WHERE reason IN ('suspend', 'stalled')",
+        );
+        let most = self.truth.slept_ms + 2_000 * self.truth.sleeps;
+        assert!((self.truth.slept_ms..=most).contains(&slept), "seed {seed}: {slept} ms of {}", self.truth.slept_ms);
+        let down = "SELECT count(*) FROM gap WHERE reason = 'supervisor_down'";
+        assert_eq!(number(down), self.truth.supervisor_kills, "seed {seed}: each time soakd was down is a gap");
+        let late = "SELECT count(*) FROM event WHERE kind = 'clock_step' AND event_id >
+                      (SELECT min(event_id) FROM event WHERE kind IN ('run_finished', 'run_interrupted'))";
+        if self.truth.cut_off || number(late) > 0 {
+            return; // the clock stood elsewhere when the end was written
+        }
+        let since_ms = self.now.wall.0 - number("SELECT ended_unix_ms FROM run");
+        let passed_ms = self.now.mono.0 - self.began - since_ms;
+        let told_ms = number("SELECT CAST(round(span_hours * 3600000) AS INTEGER) FROM v_uptime");
+        let steps = number("SELECT count(*) FROM event WHERE kind = 'clock_step'");
+        assert!(
+            (told_ms - passed_ms).abs() <= 10,
+            "seed {seed}: {passed_ms} ms passed, {told_ms} are told, {steps} steps"
+        );
+    }
+
+    /// Times between two samples of the supervisor that are too long are gaps, all but what an interval takes anyway.
+    fn check_holes(&self, connection: &Connection) {
+        let rows = |sql: &str| -> Vec<(i64, i64)> {
+            let mut statement = connection.prepare(sql).expect("SQL");
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("rows");
+            rows.collect::<Result<_, _>>().expect("two figures each")
+        };
+        let (samples, gaps) = (rows(SAMPLES), rows("SELECT from_unix_ms, to_unix_ms FROM gap ORDER BY gap_id"));
         let allowed_ms = 3 * self.config.run.sample_interval.as_millis() as i64 + 10_000;
-        format!(
-            "SELECT count(*) FROM (
-               SELECT unix_ms AS until, unix_ms - lag(unix_ms) OVER (ORDER BY unix_ms) AS hole_ms
-               FROM process_sample JOIN process USING (process_id) WHERE role = 'supervisor')
-             WHERE hole_ms > {allowed_ms}
-               AND NOT EXISTS (SELECT 1 FROM gap WHERE from_unix_ms <= until AND to_unix_ms >= until - hole_ms)
-               AND NOT EXISTS (SELECT 1 FROM event WHERE kind = 'clock_step'
-                               AND unix_ms BETWEEN until - hole_ms - 60000 AND until + 60000)"
-        )
+        for pair in samples.windows(2) {
+            let (from, to) = (pair[0].0, pair[1].0);
+            let told = |gap: &(i64, i64)| self.really(*gap).map(|(a, b)| (b.min(to) - a.max(from)).max(0)).max();
+            let untold_ms = to - from - gaps.iter().filter_map(told).sum::<i64>();
+            let (seed, at) = (self.seed, pair[1].1);
+            assert!(
+                untold_ms <= allowed_ms,
+                "seed {seed}: {untold_ms} of {} ms before {at} are no gap: {gaps:?}",
+                to - from
+            );
+        }
+    }
+
+    /// When a gap really was, by the clock that does not step: it ends where the wall clock stood then, which it may have done more
+    /// than once.
+    fn really(&self, (from, to): (i64, i64)) -> impl Iterator<Item = (i64, i64)> + '_ {
+        let ends = self.clocks.iter().skip(1).map(|(since, _)| *since).chain([i64::MAX]);
+        self.clocks.iter().zip(ends).filter_map(move |(&(since, ahead), end)| {
+            (since..=end).contains(&(to - ahead)).then_some((from - ahead, to - ahead))
+        })
     }
 }
+
+/// Of the supervisor: when they were really taken, and what the wall clock said.
+const SAMPLES: &str = "SELECT cpu_ms, unix_ms FROM process_sample JOIN process USING (process_id) WHERE role = 'supervisor' ORDER BY cpu_ms";

@@ -77,6 +77,9 @@ struct Truth {
     /// Of the crashes, those by the kernel for memory.
     ooms: i64,
     hangs: i64,
+    /// Time in which the host slept or soakd got no CPU, milliseconds, and how often.
+    slept_ms: i64,
+    sleeps: i64,
     supervisor_kills: i64,
     mismatches: i64,
     orphans: i64,
@@ -152,6 +155,10 @@ pub struct World {
     /// What systemd keeps over a restart, if it is systemd that restarts soakd.
     stay: Option<i64>,
     over: bool,
+    /// By the clock that does not step.
+    began: i64,
+    /// From when on, by the clock that does not step, the wall clock is how far ahead of it.
+    clocks: Vec<(i64, i64)>,
 }
 
 impl World {
@@ -207,6 +214,8 @@ impl World {
             refuse_from: None,
             stay: None,
             over: false,
+            began: now.mono.0,
+            clocks: vec![(now.mono.0, now.wall.0 - now.mono.0)],
         }
     }
 
@@ -469,7 +478,8 @@ impl World {
                     swap_bytes: Some(0),
                     threads: Some(3),
                     open_fds: Some(12),
-                    cpu_ms: Some(0),
+                    // Not what it used, but when it was read, so that the order of samples is known whatever the clock does.
+                    cpu_ms: Some(self.now.mono.0),
                     ..ProcessReading::default()
                 },
             ));
@@ -529,9 +539,7 @@ impl World {
                 self.truth.orphans += 1;
                 self.apply(Event::OrphanKilled { pid: 4_711, name: "sleep".into() });
             }
-            (10, _) if self.faults.clocks_jump => {
-                self.now.wall.0 += 3_600_000 - (self.next_random() % 7_200_000) as i64;
-            }
+            (10, _) if self.faults.clocks_jump => self.step_clock(),
             (11, _) if self.faults.host_sleeps => self.sleep_through(900_000, true),
             (12, _) if self.faults.host_sleeps => self.sleep_through(20_000, false),
             (13, _) if mortal => self.kill_supervisor(),
@@ -555,10 +563,17 @@ impl World {
         }
     }
 
+    fn step_clock(&mut self) {
+        self.now.wall.0 += 3_600_000 - (self.next_random() % 7_200_000) as i64;
+        self.clocks.push((self.now.mono.0, self.now.wall.0 - self.now.mono.0));
+    }
+
     /// Nothing moves but the clocks. What was due is late by as much.
     fn sleep_through(&mut self, ms: i64, suspended: bool) {
         self.now.mono.0 += ms;
         self.now.wall.0 += ms;
+        self.truth.slept_ms += ms;
+        self.truth.sleeps += 1;
         self.suspended_ms += if suspended { ms } else { 0 };
         self.due =
             std::mem::take(&mut self.due).into_iter().map(|((at, order), event)| ((at + ms, order), event)).collect();
@@ -574,6 +589,9 @@ impl World {
         let down_ms = 30_000 + (self.next_random() % 600_000) as i64;
         self.now.mono.0 += down_ms;
         self.now.wall.0 += down_ms;
+        if self.faults.clocks_jump && self.chance(0.3) {
+            self.step_clock();
+        }
         self.begin();
     }
 
