@@ -16,6 +16,7 @@ use crate::supervisor::{self, Options, Summary};
 use crate::worker::protocol::Sabotage;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Soak this machine: run the load, watch every byte, and say whether memory drifts.
@@ -122,7 +123,7 @@ pub fn execute(args: &Args) -> Done {
     if !config.target.is_set() {
         model::open(&config).map_err(CannotStart::because)?; // a worker would find it too, after the run has begun
     }
-    let shown = progress::Display::new(&config, args.format);
+    let shown = Arc::new(progress::Display::new(&config, args.format));
     logs::init(shown.bars());
     let options = Options {
         config: config.clone(),
@@ -131,22 +132,29 @@ pub fn execute(args: &Args) -> Done {
         pace: args.pace,
         ..Options::default()
     };
-    let mut told = Ok(());
-    let ended = supervisor::run(options, &mut |snapshot| shown.show(snapshot), &mut |ended| {
-        shown.clear();
-        if ended.refused.is_none() {
-            summary::print(ended, &config, args.format);
-            if let Some(path) = &config.metrics.textfile {
-                told = super::metrics::leave_textfile(&config.run.database, path).map_err(CannotStart);
-            }
-        }
+    let (telling, format) = (Arc::clone(&shown), args.format);
+    let ended = supervisor::run(options, &mut |snapshot| shown.show(snapshot), move |ended| {
+        telling.clear();
+        tell(ended, &config, format)
     });
     shown.clear();
-    let ended = ended.map_err(CannotStart::because)?;
+    let (ended, told) = ended.map_err(CannotStart::because)?;
     if let Some(why) = &ended.refused {
         return Err(CannotStart(why.clone()));
     }
-    told.map(|()| outcome(&ended))
+    told.unwrap_or(Ok(())).map(|()| outcome(&ended))
+}
+
+/// What is left behind of a run: the summary, the report, and the figures for whoever collects them.
+fn tell(ended: &Summary, config: &Config, format: Format) -> Result<(), CannotStart> {
+    if ended.refused.is_some() {
+        return Ok(());
+    }
+    summary::print(ended, config, format);
+    match &config.metrics.textfile {
+        Some(path) => super::metrics::leave_textfile(&config.run.database, path).map_err(CannotStart),
+        None => Ok(()),
+    }
 }
 
 fn configuration(args: &Args) -> Result<Config, CannotStart> {

@@ -25,6 +25,12 @@ impl Default for Notifier {
 }
 
 impl Notifier {
+    /// Whether there is a systemd that waits for us.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
     /// The loop runs.
     pub fn ready(&self) {
         self.send(&[NotifyState::Ready]);

@@ -20,23 +20,31 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Events that may wait for the loop; a child that talks faster waits at its pipe.
 const EVENTS_MAX: usize = 1_024;
+/// Ticks of a run that is over and is being told.
+const LINGERING_TICK: Duration = Duration::from_secs(1);
 /// Ticks of a run that is ending.
 const ENDING_TICK: Duration = Duration::from_millis(50);
+/// How long whoever tells the end may take, writing the report above all: that is seconds for two days, and a disk that needs
+/// minutes for it is no reason never to leave.
+const TELL_MAX: Duration = Duration::from_secs(600);
+/// The same where systemd waits for us to stop (`TimeoutStopSec=20s`), which workers and mailer have had 10 s of.
+const TELL_STOPPING_MAX: Duration = Duration::from_secs(8);
 /// What a process that was told twice to end ends with: 128 + SIGINT, as shells have it.
 const EXIT_AT_ONCE: i32 = 130;
 
-/// Runs a soak to its end. `watch` is shown where it stands, about once a second; `tell` is given how it ended, and whatever it
-/// does of that is done again by the next start if we are killed meanwhile.
-pub fn run(
+/// Runs a soak to its end. `watch` is shown where it stands, about once a second; `tell` is given how it ended, in a thread beside
+/// the loop, and whatever it does of that is done again by the next start if we are killed meanwhile. What it gives is given back
+/// with the summary; `None` if it did not come to an end.
+pub fn run<T: Send + 'static>(
     options: Options,
     watch: &mut dyn FnMut(&Snapshot),
-    tell: &mut dyn FnMut(&Summary),
-) -> Result<Summary, StartError> {
+    tell: impl FnOnce(&Summary) -> T + Send + 'static,
+) -> Result<(Summary, Option<T>), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -60,13 +68,19 @@ pub fn run(
     runtime.block_on(async {
         let mut reactor = Reactor::new(core, facts)?;
         reactor.turn_until_over(watch).await;
-        let summary = reactor.core.summary();
-        tell(&summary);
+        let (summary, (sender, told)) = (reactor.core.summary(), oneshot::channel());
+        let of_it = summary.clone();
+        std::thread::Builder::new()
+            .name("tell".to_owned())
+            .spawn(move || sender.send(tell(&of_it)))
+            .map_err(|error| StartError::Machine(format!("no thread can be started: {error}")))?;
+        let stopping = summary.state == RunState::Interrupted && reactor.notifier.is_wanted();
+        let told = reactor.linger(told, if stopping { TELL_STOPPING_MAX } else { TELL_MAX }).await;
         reactor.core.leave(clock::now());
         if summary.state == RunState::Interrupted {
             stay.over(); // who asks for an end and starts us again wants a new run
         }
-        Ok(summary)
+        Ok((summary, told))
     })
 }
 
@@ -112,6 +126,34 @@ impl Reactor {
             self.take(event);
         }
         self.alive.kill_all();
+    }
+
+    /// The run is over and is told elsewhere, which can take as long as a disk is slow: the loop goes on and shows that it lives.
+    /// `None` if the telling failed, or is not done after `at_most`.
+    async fn linger<T>(&mut self, mut told: oneshot::Receiver<T>, at_most: Duration) -> Option<T> {
+        let mut ticks = interval(LINGERING_TICK);
+        let limit = tokio::time::sleep(at_most);
+        tokio::pin!(limit);
+        loop {
+            tokio::select! {
+                told = &mut told => {
+                    if told.is_err() {
+                        tracing::error!("the end of the run could not be told: see above");
+                    }
+                    return told.ok();
+                },
+                () = &mut limit => {
+                    let run_id = self.core.run_id();
+                    tracing::error!("no report after {} s; it is not waited for: soakd report {run_id}", at_most.as_secs());
+                    return None;
+                },
+                _ = ticks.tick() => {
+                    self.notifier.alive();
+                    self.core.linger(clock::now());
+                },
+                _ = self.signals.next() => {} // it is ending already; a second SIGINT does not come here
+            }
+        }
     }
 
     fn take(&mut self, event: Event) {

@@ -8,14 +8,14 @@ use crate::model::series::SeriesKind;
 use crate::supervisor::Snapshot;
 use crate::supervisor::watch::{megabytes, signed_megabytes};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use std::cell::Cell;
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Shows where a run stands.
 pub struct Display {
     bars: Option<Bars>,
     /// Uptime at which the next plain line is due, and how far apart they are, milliseconds.
-    next_line_ms: Cell<i64>,
+    next_line_ms: AtomicI64,
     line_every_ms: i64,
     what: String,
     quiet: bool,
@@ -40,7 +40,7 @@ impl Display {
         let duration_ms = config.run.duration.as_millis() as i64;
         Display {
             bars: on_terminal.then(|| Bars::new(duration_ms)),
-            next_line_ms: Cell::new(0),
+            next_line_ms: AtomicI64::new(0),
             // A log of two days has some two hundred lines; one of half a minute still shows that something happens.
             line_every_ms: (duration_ms / 20).clamp(10_000, 900_000),
             what,
@@ -68,8 +68,8 @@ impl Display {
         }
         if let Some(bars) = &self.bars {
             bars.show(snapshot, &self.what);
-        } else if snapshot.uptime_ms >= self.next_line_ms.get() {
-            self.next_line_ms.set(snapshot.uptime_ms + self.line_every_ms);
+        } else if snapshot.uptime_ms >= self.next_line_ms.load(Ordering::Relaxed) {
+            self.next_line_ms.store(snapshot.uptime_ms + self.line_every_ms, Ordering::Relaxed);
             let times = format!("{} of {}", clock(snapshot.uptime_ms), clock(snapshot.duration_ms));
             // A pipe that nobody reads is no reason to stop soaking.
             let _ = writeln!(std::io::stderr(), "{} {times}: {}", self.what, facts(snapshot));
