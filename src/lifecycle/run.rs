@@ -55,6 +55,12 @@ impl Timekeeper {
         self.uptime_ms
     }
 
+    /// Whether a tick is so late that it will tell of time in which nobody watched.
+    #[must_use]
+    pub fn is_behind(&self, now: Now) -> bool {
+        now.mono.since(self.last.mono) > STALL_MS
+    }
+
     /// Takes a tick. `suspended_total_ms`: how long the host has been suspended since boot.
     pub fn tick(&mut self, now: Now, suspended_total_ms: i64) -> Vec<TimeFact> {
         let mut facts = Vec::new();
@@ -63,7 +69,7 @@ impl Timekeeper {
         if by_ms.abs() > CLOCK_STEP_MS {
             facts.push(TimeFact::ClockStep { by_ms });
         }
-        if elapsed > STALL_MS {
+        if self.is_behind(now) {
             let suspended_ms = (suspended_total_ms - self.suspended_total_ms).max(0);
             facts.push(TimeFact::Unwatched { from: now.wall.before(elapsed), ms: elapsed, suspended_ms });
         } else {

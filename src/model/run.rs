@@ -70,9 +70,9 @@ pub struct UnfinishedRun {
     pub plan: RunPlan,
     /// The last moment from which the database holds anything of it.
     pub last_seen: UnixMillis,
-    /// Time up to `last_seen` in which nothing was watched, milliseconds. What it has served is
-    /// `last_seen - started - gaps_ms`.
-    pub gaps_ms: i64,
+    /// What the span up to `last_seen` has by the wall clock that was not watched: gaps, and steps of that clock (back: negative).
+    /// Milliseconds. What it has served is `last_seen - started - unwatched_ms`.
+    pub unwatched_ms: i64,
     /// How far the wall clock was stepped since it was last seen, as far as that is known.
     pub stepped_ms: i64,
     /// How often it was resumed before.
@@ -83,7 +83,7 @@ impl UnfinishedRun {
     /// Milliseconds of uptime it has served so far.
     #[must_use]
     pub fn served_ms(&self) -> i64 {
-        (self.last_seen.0 - self.plan.started.0 - self.gaps_ms).max(0)
+        (self.last_seen.0 - self.plan.started.0 - self.unwatched_ms).max(0)
     }
 }
 

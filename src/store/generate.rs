@@ -108,7 +108,7 @@ fn restart(
     at: UnixMillis,
 ) -> Result<(), StoreError> {
     let (last_seen, plan) = (UnixMillis(at.0 - 2_000), plan(fill));
-    let run = UnfinishedRun { run_id, plan, last_seen, gaps_ms: 0, stepped_ms: 0, resumes: 0 };
+    let run = UnfinishedRun { run_id, plan, last_seen, unwatched_ms: 0, stepped_ms: 0, resumes: 0 };
     store.resume(&run, at, "supervisor_down")?;
     *processes = start_processes(store, run_id, fill, at)?;
     Ok(())

@@ -52,16 +52,17 @@ impl Store {
 
     fn as_it_was_left(&self, run_id: i64, plan: RunPlan) -> Result<UnfinishedRun, StoreError> {
         let last_seen = self.last_seen(run_id)?.unwrap_or(plan.started);
-        let (gaps_ms, resumes) = self
+        let (unwatched_ms, resumes) = self
             .connection
             .query_row(
-                "SELECT coalesce((SELECT sum(to_unix_ms - from_unix_ms) FROM gap WHERE run_id = ?1), 0),
+                "SELECT coalesce((SELECT sum(to_unix_ms - from_unix_ms) FROM gap WHERE run_id = ?1), 0)
+                     + coalesce((SELECT sum(detail ->> '$.by_ms') FROM event WHERE run_id = ?1 AND kind = 'clock_step'), 0),
                    (SELECT count(*) FROM event WHERE run_id = ?1 AND kind = 'run_resumed')",
                 [run_id],
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )
             .map_err(|error| self.sql_error(&error))?;
-        Ok(UnfinishedRun { run_id, plan, last_seen, gaps_ms, stepped_ms: 0, resumes })
+        Ok(UnfinishedRun { run_id, plan, last_seen, unwatched_ms, stepped_ms: 0, resumes })
     }
 
     /// The last moment from which anything of a run is stored.

@@ -110,7 +110,9 @@ impl<'a> Writing<'a> {
             |row| row.get::<_, Option<i64>>(0),
         )?;
         // Never later than it was seen: the wall clock may have been stepped back since the newest row.
-        let from = watched_until.flatten().map_or(run.last_seen, |at| run.last_seen.min(UnixMillis(at)));
+        let from = watched_until.flatten().map_or(Ok(run.last_seen), |at| {
+            self.as_clock_was_last(run.run_id, UnixMillis(at)).map(|at| run.last_seen.min(at))
+        })?;
         if run.stepped_ms != 0 {
             let summary =
                 format!("the wall clock was stepped by {:+.1} s while soakd was down", run.stepped_ms as f64 / 1e3);
@@ -125,6 +127,25 @@ impl<'a> Writing<'a> {
             format!("run {} resumed after {minutes:.1} min in which nothing was watched ({reason})", run.run_id);
         self.event(run.run_id, &note(at, EventKind::RunResumed, summary))?;
         Ok(())
+    }
+
+    /// A moment of the newest row, by the wall clock as it was after all steps on record: those that came after that row are added.
+    fn as_clock_was_last(&self, run_id: i64, at: UnixMillis) -> Result<UnixMillis, StoreError> {
+        let sql =
+            "SELECT unix_ms, coalesce(detail ->> '$.by_ms', 0) FROM event WHERE run_id = ?1 AND kind = 'clock_step'
+                   ORDER BY event_id DESC";
+        let read = |statement: &mut rusqlite::CachedStatement<'_>| -> rusqlite::Result<UnixMillis> {
+            let mut now = at;
+            for step in statement.query_map([run_id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))? {
+                let (told, by_ms) = step?;
+                if at.0 >= told {
+                    break;
+                }
+                now = now.before(-by_ms);
+            }
+            Ok(now)
+        };
+        self.transaction.prepare_cached(sql).and_then(|mut s| read(&mut s)).map_err(|error| self.error(&error))
     }
 
     /// Processes whose end nobody wrote ended when the run was last seen.

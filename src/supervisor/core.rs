@@ -24,10 +24,14 @@ use crate::model::run::RunEnd;
 use crate::model::sample::Role;
 use crate::model::time::{MonoMillis, Now, UnixMillis};
 use crate::rules::Moment;
+use crate::worker::process::trim_heap;
 use crate::worker::protocol::{GoldenOutput, Sabotage, ToWorker};
 
 /// Signs of life in the database; the mailer misses them after two minutes by default.
 const HEARTBEAT_MS: i64 = 10_000;
+/// Looks and rules weigh things in megabytes that nobody needs afterwards. What the allocator keeps of them is given back this often:
+/// there is more to weigh as a run grows old, and the watcher must not look as if it leaked.
+const TRIM_MS: i64 = 60_000;
 /// The supervisor's own incarnation.
 pub(super) const OURSELVES: Life = Life(0);
 
@@ -114,6 +118,7 @@ pub struct Core {
     began: MonoMillis,
     look_at: MonoMillis,
     rules_at: MonoMillis,
+    trim_at: MonoMillis,
     pub(super) heartbeat_at: MonoMillis,
 }
 
@@ -174,6 +179,7 @@ impl Core {
             began: now.mono,
             look_at: now.mono.plus(millis(config.run.look_every)),
             rules_at: now.mono.plus(millis(config.alerts.evaluate_every)),
+            trim_at: now.mono.plus(TRIM_MS),
             alarms: beginning.alarms,
             heartbeat_at: now.mono,
             ledger,
@@ -213,6 +219,12 @@ impl Core {
         }
         self.ledger.flush(now);
         out
+    }
+
+    /// Nobody has watched for a while. A tick must come before whatever else has happened, which would be taken for late.
+    #[must_use]
+    pub fn is_behind(&self, now: Now) -> bool {
+        self.keeper.is_behind(now)
     }
 
     /// How often to tick: once a second, or as often as samples are asked for.
@@ -259,6 +271,10 @@ impl Core {
             self.step_run(RunEvent::Tick { uptime_ms: self.keeper.uptime_ms() }, now, out);
         }
         self.close_if_ready(now, out);
+        if now.mono >= self.trim_at {
+            self.trim_at = now.mono.plus(TRIM_MS);
+            trim_heap();
+        }
     }
 
     pub(super) fn beat(&mut self, now: Now) {
@@ -276,6 +292,12 @@ impl Core {
 
     fn take_time(&mut self, fact: TimeFact, now: Now) {
         match fact {
+            // What comes after the end is no time of the run. A host that slept has given its helpers no time to end, though.
+            TimeFact::ClockStep { .. } if self.closing.is_some() => {}
+            TimeFact::Unwatched { ms, .. } if self.closing.is_some() => {
+                self.closing = self.closing.map(|closing| Closing { until: closing.until.plus(ms), ..closing });
+                self.forgive(ms, now);
+            }
             TimeFact::ClockStep { by_ms } => {
                 let summary = format!(
                     "the wall clock stepped by {:+.1} s; durations are measured on the monotonic clock",
@@ -295,13 +317,16 @@ impl Core {
                 let summary = format!("nothing was watched for {:.1} s: {what}", ms as f64 / 1e3);
                 self.note(now, kind, EventSeverity::Warning, summary);
                 self.ledger.put(Entry::Gap { from, to: now.wall, reason });
-                self.probe.unwatched(ms);
-                // A host that slept while the run was closing has given its helpers no time to end.
-                self.closing = self.closing.map(|closing| Closing { until: closing.until.plus(ms), ..closing });
-                for child in &mut self.children {
-                    child.state = child::step(child.state, ChildEvent::Unwatched { ms }, now.mono, &child.policy).0;
-                }
+                self.forgive(ms, now);
             }
+        }
+    }
+
+    /// Silence while nobody listened proves nothing.
+    fn forgive(&mut self, ms: i64, now: Now) {
+        self.probe.unwatched(ms);
+        for child in &mut self.children {
+            child.state = child::step(child.state, ChildEvent::Unwatched { ms }, now.mono, &child.policy).0;
         }
     }
 

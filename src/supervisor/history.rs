@@ -48,8 +48,6 @@ pub fn beside(
 pub struct Known {
     /// What was counted.
     pub counts: Counts,
-    /// How far the wall clock was stepped in all, milliseconds: what the run's times differ by from time that passed.
-    pub stepped_ms: i64,
     /// The roles of a target that were named: ordinal, name, lives.
     pub roles: Vec<(u32, String, u32)>,
 }
@@ -57,7 +55,7 @@ pub struct Known {
 /// What the database at `path` knows of `run_id`.
 pub fn known(path: &Path, run_id: i64) -> Result<Known, QueryError> {
     let past = Past { reader: open(path)?, run_id, warm_up_ms: 0 };
-    Ok(Known { counts: past.counts()?, stepped_ms: past.stepped_ms()?, roles: past.roles()? })
+    Ok(Known { counts: past.counts()?, roles: past.roles()? })
 }
 
 fn open(path: &Path) -> Result<Reader, QueryError> {
@@ -86,15 +84,6 @@ impl Past {
             }
         }
         Ok(counts)
-    }
-
-    fn stepped_ms(&self) -> Result<i64, QueryError> {
-        let sql = "SELECT detail FROM event WHERE run_id = :id AND kind = 'clock_step'";
-        let by_ms = |row: &Vec<Value>| {
-            let detail: Value = serde_json::from_str(text(row, 0)?).ok()?;
-            detail.get("by_ms")?.as_i64()
-        };
-        Ok(self.rows(sql, self.run_id, 0)?.iter().filter_map(by_ms).sum())
     }
 
     fn roles(&self) -> Result<Vec<(u32, String, u32)>, QueryError> {

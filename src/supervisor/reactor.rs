@@ -157,6 +157,9 @@ impl Reactor {
     }
 
     fn take(&mut self, event: Event) {
+        if self.core.is_behind(clock::now()) && !matches!(event, Event::Tick { .. }) {
+            self.at_once.push_back(Event::Tick { suspended_ms: clock::suspended_ms() });
+        }
         self.at_once.push_back(event);
         while let Some(event) = self.at_once.pop_front() {
             if let Event::Exited { life, .. } = &event {

@@ -152,6 +152,8 @@ fn go_on(
     let config = go_on_as_before(options.config, &run)?;
     let golden = golden(&store, run_id)?;
     store.resume(&run, now.wall, "supervisor_down")?;
+    // With the gap up to now taken off, which begins at the last sample and not at whatever was written last.
+    let served_ms = (now.wall.0 - run.plan.started.0 - store.unwatched_ms(run_id)?).max(0);
     let roles = Roles::known_before(known.roles);
     let ago_ms = now.wall.0 - run.stepped_ms - run.last_seen.0;
     tracing::info!("run {run_id} goes on; it was last watched {ago_ms} ms ago");
@@ -167,7 +169,6 @@ fn go_on(
         }
     };
     roles.names().for_each(|(ordinal, name)| going.watch.name_role(ordinal, name));
-    let served_ms = (run.served_ms() - known.stepped_ms).max(0);
     Ok(Beginning { served_ms, resumed: true, golden, counts: known.counts, roles, ..going })
 }
 

@@ -410,7 +410,8 @@ fn raise_oom_score() {
     let _ = std::fs::write("/proc/self/oom_score_adj", "500"); // absent in some containers: then the kernel decides
 }
 
-fn trim_heap() {
+/// Gives free pages of the heap back to the kernel.
+pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim takes the allocator's own locks and may be called at any time from any thread.
     unsafe {

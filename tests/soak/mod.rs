@@ -94,6 +94,14 @@ impl Soak {
         self.process = spawn(self.folder.path(), flags, &self.environment);
     }
 
+    /// The same with another value of a variable that [`Soak::under`] gave.
+    #[allow(dead_code)] // not every test binary needs it
+    pub fn again_with(&mut self, name: &'static str, value: &str) {
+        self.environment.retain(|(known, _)| *known != name);
+        self.environment.push((name, value.into()));
+        self.again(&[]);
+    }
+
     /// Another one on the same database while this one goes on: exit code and what it said.
     pub fn beside(&self, flags: &[&str]) -> (i32, String) {
         once(self.folder.path(), flags)

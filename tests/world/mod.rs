@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 const SECOND_MS: i64 = 1_000;
+const HOUR_MS: i64 = 3_600_000;
 
 /// What breaks.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +78,7 @@ struct Truth {
     /// Of the crashes, those by the kernel for memory.
     ooms: i64,
     hangs: i64,
-    /// Time in which the host slept or soakd got no CPU, milliseconds, and how often.
+    /// Time before the verdict in which the host slept or soakd got no CPU, milliseconds, and how often.
     slept_ms: i64,
     sleeps: i64,
     supervisor_kills: i64,
@@ -225,21 +226,21 @@ impl World {
     }
 
     pub fn run_to_its_end(&mut self) {
-        self.run_watched(|_| {});
+        self.run_watched(HOUR_MS, |_| {});
     }
 
-    /// The same, and `each_hour` is told of every hour that is over.
-    pub fn run_watched(&mut self, mut each_hour: impl FnMut(i64)) {
+    /// The same, and `each` is told how much time is over, every so often.
+    pub fn run_watched(&mut self, every_ms: i64, mut each: impl FnMut(i64)) {
         self.begin();
-        let (began, mut hours) = (self.now.mono.0, 0);
+        let (began, mut next) = (self.now.mono.0, every_ms);
         // Ten times the duration: a run that does not end is a failure and not a test that hangs.
         let give_up = self.now.mono.0 + 10 * self.config.run.duration.as_millis() as i64 + 10 * 3_600_000;
         while !self.over {
             assert!(self.now.mono.0 < give_up, "seed {}: the run does not end", self.seed);
             self.second();
-            if (self.now.mono.0 - began) / 3_600_000 > hours {
-                hours += 1;
-                each_hour(hours);
+            if self.now.mono.0 - began >= next {
+                each(next);
+                next += every_ms;
             }
         }
         self.core = None;
@@ -314,7 +315,11 @@ impl World {
     }
 
     fn apply(&mut self, event: Event) {
-        let core = self.core.as_mut().expect("a core that lives");
+        let is_behind = self.core.as_ref().is_some_and(|core| core.is_behind(self.now));
+        if is_behind && !matches!(event, Event::Tick { .. }) {
+            self.apply(Event::Tick { suspended_ms: self.suspended_ms });
+        }
+        let Some(core) = &mut self.core else { return };
         for effect in core.apply(event, self.now) {
             self.perform(effect);
         }
@@ -572,8 +577,10 @@ impl World {
     fn sleep_through(&mut self, ms: i64, suspended: bool) {
         self.now.mono.0 += ms;
         self.now.wall.0 += ms;
-        self.truth.slept_ms += ms;
-        self.truth.sleeps += 1;
+        if self.number("SELECT count(*) FROM run WHERE state = 'running'") > 0 {
+            self.truth.slept_ms += ms;
+            self.truth.sleeps += 1;
+        }
         self.suspended_ms += if suspended { ms } else { 0 };
         self.due =
             std::mem::take(&mut self.due).into_iter().map(|((at, order), event)| ((at + ms, order), event)).collect();
