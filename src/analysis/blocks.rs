@@ -44,7 +44,7 @@ const GATE: f64 = 5.5;
 const GATE_MIN: f64 = 0.1;
 
 /// One block, in units of the tolerance, relative to the first.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Block {
     /// Middle, hours since the first sample.
     pub t_h: f64,

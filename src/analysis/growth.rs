@@ -6,6 +6,7 @@
 //! and over its later part alone. A warm-up that bends more slowly than any on the grid, a cache that is full, a day's edge that
 //! lies behind: all of them claim more than their recent past holds.
 
+use super::bank::touched_room;
 use super::bank::{WARM, eliminate, pair, warm_shape};
 use super::bends::straighter;
 use super::blocks::Block;
@@ -79,11 +80,18 @@ const AFTER_RESTART_H: f64 = 6.0;
 const DAY_KNOWN_H: f64 = 36.0;
 
 /// The blocks of the run, thinned to a bounded number: the older, the thinner.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Kept {
     blocks: Vec<Block>,
     /// What the steps of the block's segment have added by then, tolerances.
     stepped: Vec<f64>,
+}
+
+impl Default for Kept {
+    /// Nothing kept yet, in all the room that it will ever take.
+    fn default() -> Kept {
+        Kept { blocks: touched_room(Block::default(), KEPT), stepped: touched_room(0.0, KEPT) }
+    }
 }
 
 impl Kept {
