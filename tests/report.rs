@@ -195,6 +195,39 @@ fn soakd(args: &[&str]) -> std::process::Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_soakd")).args(args).output().expect("soakd starts")
 }
 
+/// East of all others, and half an hour beside most: as rules, so that no table of zones need be installed.
+const ZONES: [&str; 3] = ["UTC", "LINT-14", "NST3:30NDT,M3.2.0,M11.1.0"];
+
+#[test]
+fn what_is_told_is_the_same_in_every_time_zone() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (path, page) = (folder.path().join("soak.db"), folder.path().join("page.html"));
+    history::write(&path, SHORT);
+    let (path, page) = (path.display().to_string(), page.display().to_string());
+    let told = |zone: &str, args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_soakd"));
+        let output = command.args(args).args(["--db", &path]).env("TZ", zone).output().expect("soakd starts");
+        let page = std::fs::read(&page).unwrap_or_default();
+        assert!(!output.stdout.is_empty() || !page.is_empty(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), page)
+    };
+    let commands: [&[&str]; 9] = [
+        &["report"],
+        &["report", "--format", "json"],
+        &["report", "--out", &page],
+        &["runs"],
+        &["status"],
+        &["alerts"],
+        &["gate"],
+        &["query", "SELECT * FROM v_events"],
+        &["query", "SELECT * FROM v_memory"],
+    ];
+    for args in commands {
+        let [utc, east, west] = ZONES.map(|zone| told(zone, args));
+        assert!(utc == east && utc == west, "{args:?}: {}\n{}\n{}", utc.1, east.1, west.1);
+    }
+}
+
 #[test]
 fn compare_claims_from_replicates_and_refuses_to_from_one_run_each() {
     let folder = tempfile::tempdir().expect("folder");

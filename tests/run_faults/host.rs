@@ -184,6 +184,34 @@ fn a_clock_that_steps_and_a_host_that_sleeps_are_told_and_are_no_uptime() {
     assert!(!watched.contains(" h watched"), "neither the hour nor the sleep is uptime: {watched}");
 }
 
+#[test]
+fn a_leap_of_the_time_zone_is_no_leap_of_time() {
+    // From the date line's one side to its other, a day and more by the clock on the wall of the room.
+    let mut soak = Soak::under(&[], |_| vec![("TZ", "LINT-14".into())]);
+    soak.until("SELECT count(*) > 3 FROM work_sample");
+    soak.kill(soak.supervisor(), nix::libc::SIGKILL);
+    soak.wait();
+    let before = soak.number("SELECT count(*) FROM work_sample");
+    soak.again_with("TZ", "AoE12");
+    soak.until(&format!("SELECT count(*) > {before} + 1 FROM work_sample"));
+    soak.kill(soak.pid("worker"), nix::libc::SIGABRT);
+    soak.until("SELECT count(*) > 0 FROM outbox WHERE labels LIKE '%crash%' OR subject LIKE '%crash%'");
+    soak.until("SELECT count(*) = 0 FROM outbox WHERE state <> 'sent'");
+    assert_eq!(soak.interrupt(), 1, "{}", soak.said());
+    assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'clock_step'"), 0);
+    assert_eq!(soak.number("SELECT count(*) FROM gap WHERE reason = 'supervisor_down'"), 1);
+    let hour = 3_600_000;
+    assert_eq!(soak.number(&format!("SELECT count(*) FROM gap WHERE to_unix_ms - from_unix_ms >= {hour}")), 0);
+    let off = soakd::clock::now().wall.0 - soak.number("SELECT max(unix_ms) FROM event");
+    assert!((0..hour).contains(&off), "an event is off by {off} ms");
+    let mails = std::fs::read_dir(soak.folder().join("mail")).expect("mails").map(|mail| mail.expect("a mail").path());
+    let dates: Vec<String> = mails
+        .map(|mail| std::fs::read_to_string(mail).expect("text"))
+        .map(|mail| mail.lines().find(|line| line.starts_with("Date: ")).expect("a date").to_owned())
+        .collect();
+    assert!(!dates.is_empty() && dates.iter().all(|date| date.trim_end().ends_with("+0000")), "{dates:?}");
+}
+
 /// Mounts that only root can make; said on stderr where it cannot, for a test that does less must not look the same.
 fn mounted(folder: &std::path::Path, options: &str) -> bool {
     let done =
