@@ -45,7 +45,7 @@ template <int NC> struct Ahead {
     }
     // Until everything has come. A plane of products is stored and polled 16 bytes at once (publish, poll4), so that one word tells; of what
     // cp.async brought at 16 columns PTX does not promise that, the chip's 32-byte sectors do. The sums are stored word by word. Sums are stored last and cover all of a super-block: to wait for them alone asks a ninth of L2.
-    __device__ __forceinline__ void settle(uint4 (&b)[9][NT], int super) const {
+    __device__ __forceinline__ void settle(uint4 (&b)[9][NT], int super) {
         const uint4* sums = source(super) + 8 * PLANES;
         for (int tries = 0;; tries++) {
             bool waiting = false;
@@ -56,16 +56,20 @@ template <int NC> struct Ahead {
                 waiting |= empty(b[8][n]);
             }
             if (!__any_sync(~0u, waiting)) return;
+            uint4 s[NT];
             do {
                 if (tries++ > PATIENCE) __trap();
                 waiting = false;
 #pragma unroll
                 for (int n = 0; n < NT; n++) {
-                    if (on(n)) b[8][n] = poll4(sums + n * 32);
-                    waiting |= empty(b[8][n]);
+                    s[n] = on(n) ? poll4(sums + n * 32) : make_uint4(0, 0, 0, 0);
+                    waiting |= empty(s[n]);
                 }
             } while (__any_sync(~0u, waiting));
-            load(b, super);
+            if constexpr (STAGED) { // by the way that all of it came: one place where registers are filled
+                want(super);
+                get(b, super);
+            } else load(b, super);
         }
     }
     // The super-block that will be wanted next.

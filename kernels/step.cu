@@ -39,8 +39,8 @@ struct Common {
     float squares[OWN_MAX][COLUMNS];
     float gains[2][OWN_MAX * 16];                     // of the norms after OUT and after DOWN
     uint4 none[9 * 4];                                // zero: the activations of columns that are not there, where one is
-    u32 held[32 + 3];                                 // lane numbers; depth, stage_bytes, zero (step)
-    u64 done[2];                                      // mbarriers: all warps' partial sums of a batch are there
+    u32 held[32 + 4];                                 // lane numbers; depth, stage_bytes, zero, thousand (step)
+    u64 done[2];                                      // mbarriers: all warps' partial sums of a batch are there; at 16 columns: the batch before has been added up
 };
 // Common | residual [own row groups][columns][16] | table of parts | partial sums | activations, by warp | barriers | ring.
 // The host computes the same offsets: src/engine/cuda/persistent.rs.
@@ -62,6 +62,7 @@ struct Ring {
     u32 full, empty, data;
     int depth, stage_bytes; // in registers, as `zero` is: a parameter would be loaded again for every tile
     u32 zero;               // zero, which the compiler does not know
+    u32 thousand;           // four bytes of 0x64 for splat_byte: as a constant it would take the immediate, and every selector a register
     int slot, phase;
     __device__ __forceinline__ void next() {
         if (++slot == depth) {
@@ -131,7 +132,8 @@ template <int NC> __device__ __forceinline__ void produce(const Step& p, const C
 template <int T, int NT> struct Sink {
     float c[Tile<T>::CHAINS][NT][4] = {}, least[NT][4] = {};
     const uint4 (&b)[9][NT];
-    __device__ __forceinline__ explicit Sink(const uint4 (&b_)[9][NT]) : b(b_) {}
+    const u32 thousand;
+    __device__ __forceinline__ Sink(const uint4 (&b_)[9][NT], u32 thousand_) : b(b_), thousand(thousand_) {}
     template <int C, int M> __device__ __forceinline__ void mma(u32 a0, u32 a1, u32 a2, u32 a3) {
 #pragma unroll
         for (int n = 0; n < NT; n++) ::mma(c[C][n], a0, a1, a2, a3, M & 1 ? b[M >> 1][n].z : b[M >> 1][n].x, M & 1 ? b[M >> 1][n].w : b[M >> 1][n].y);
@@ -139,6 +141,13 @@ template <int T, int NT> struct Sink {
     template <int H> __device__ __forceinline__ void minimum(u32 a0, u32 a1, u32 a2, u32 a3) {
 #pragma unroll
         for (int n = 0; n < NT; n++) ::mma(least[n], a0, a1, a2, a3, H ? b[8][n].z : b[8][n].x, H ? b[8][n].w : b[8][n].y);
+    }
+    template <int H> __device__ __forceinline__ void minimum(u32 a0, u32 a1) { // two sums of 16 under one minimum
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            ::mma8(least[n], a0, a1, H ? b[8][n].z : b[8][n].x);
+            ::mma8(least[n], a0, a1, H ? b[8][n].w : b[8][n].y);
+        }
     }
     __device__ __forceinline__ void finish(const float (&d)[2], const float (&m)[2], float (&sum)[NT][4]) {
 #pragma unroll
@@ -157,13 +166,13 @@ template <int T, int NT> struct Sink {
 // ---- a tile ---------------------------------------------------------------------------------------------------------------------
 // The next stage's tile of this warp.
 // A stage may be given back only when its loads have returned (issued is not enough: the copy engine overtakes them); a zero that
-// depends on every load makes the arrival wait for them.
+// depends on every load makes the arrival wait for them. Every lane arrives for its own loads: one lane for its warp would need
+// __syncwarp(), which costs more than the arrivals do, and which compute-sanitizer's racecheck cannot follow.
 template <int T> __device__ __forceinline__ void take(const Step& p, Ring& r, Tile<T>& tile, int warp, int lane) {
     bar_wait(r.full + r.slot * 32 + (warp >> 1) * 8, r.phase);
     tile.load(r.data + r.slot * r.stage_bytes + warp * Tile<T>::BYTES, lane);
     const u32 done = r.empty + r.slot * 8 + (tile.touched() & r.zero);
-    __syncwarp();
-    if (elect()) bar_arrive(done);
+    bar_arrive(done);
     r.next();
 }
 // What a batch needs to know, and the norm's loads that are on their way meanwhile.
@@ -190,8 +199,7 @@ template <int T, int NC> __device__ __forceinline__ void multiply(const Step& p,
         if (super >= x.supers) { // a short last stage: nothing here for this warp, but it is given back by all
             for (int k = 0; k < job.rows; k++) {
                 bar_wait(r.full + r.slot * 32 + (warp >> 1) * 8, r.phase);
-                __syncwarp();
-                if (elect()) bar_arrive(r.empty + r.slot * 8);
+                bar_arrive(r.empty + r.slot * 8);
                 r.next();
             }
             break;
@@ -209,7 +217,7 @@ template <int T, int NC> __device__ __forceinline__ void multiply(const Step& p,
             if (k < job.rows) {
                 // The next tile is on its way while this one is finished, where there are registers enough.
                 constexpr bool EARLY = NC <= 8;
-                Sink<T, NT> sink(b);
+                Sink<T, NT> sink(b, r.thousand);
                 float d[2], m[2];
                 if (!EARLY && k > 0) take<T>(p, r, tile, warp, lane);
                 tile.run(sink);
@@ -376,15 +384,16 @@ template <int NC> __device__ __forceinline__ void operation(const Step& p, Commo
                 finish.run(red + ((batches - 1) & 1) * Config<NC>::RED, before);
             }
             store_sums<NC>(red + (batches & 1) * Config<NC>::RED, sum, batch.rows, warp, lane);
-            __syncwarp();
-            if (elect()) bar_arrive(shared_at(&c->done[batches & 1]));
+            bar_arrive(shared_at(&c->done[batches & 1]));
             batches++;
             before = batch;
         } else {
-            bar_sync<COMPUTE>(); // the last batch's sums have been read
+            if (batches) bar_wait(shared_at(&c->done[0]), (batches - 1) & 1); // the last batch's sums have been read
             store_sums<NC>(red, sum, batch.rows, warp, lane);
             bar_sync<COMPUTE>();
             finish.run(red, batch);
+            bar_arrive(shared_at(&c->done[0]));
+            batches++;
         }
         at += batch.rows;
     }
@@ -454,14 +463,15 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
     if (threadIdx.x == 32) c->held[32] = p.depth;
     if (threadIdx.x == 33) c->held[33] = p.stage_bytes;
     if (threadIdx.x == 34) c->held[34] = p.zero;
+    if (threadIdx.x == 35) c->held[35] = 0x64646464u;
     Part* const parts = (Part*)(shared + m.parts);
     for (int i = threadIdx.x; i < 6 * p.layers + 1; i += blockDim.x) parts[i] = p.parts[i];
     const u32 at = shared_at(shared);
-    Ring ring{at + m.full, at + m.empty, at + m.ring, 0, 0, 0, 0, 0};
+    Ring ring{at + m.full, at + m.empty, at + m.ring, 0, 0, 0, 0, 0, 0};
     if (threadIdx.x == 0) {
         for (int i = 0; i < 4 * p.depth; i++) bar_init(ring.full + i * 8, 1);
-        for (int i = 0; i < p.depth; i++) bar_init(ring.empty + i * 8, WARPS);
-        for (int i = 0; i < 2; i++) bar_init(shared_at(&c->done[i]), WARPS);
+        for (int i = 0; i < p.depth; i++) bar_init(ring.empty + i * 8, COMPUTE);
+        for (int i = 0; i < 2; i++) bar_init(shared_at(&c->done[i]), COMPUTE);
         bar_init_done();
     }
     __syncthreads();
@@ -470,6 +480,7 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
     ring.depth = lds_held(held + 32 * 4);
     ring.stage_bytes = lds_held(held + 33 * 4);
     ring.zero = lds_held(held + 34 * 4);
+    ring.thousand = lds_held(held + 35 * 4);
     if (warp >= WARPS) {
         fewer_registers<56>();
         if (warp == WARPS && elect()) produce<NC>(p, c, parts, ring);

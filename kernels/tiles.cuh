@@ -31,7 +31,7 @@ template <int S> __device__ __forceinline__ u32 shift(u32 v) { return S >= 0 ? v
 // 0..1023 -> half2(x, x), through the mantissa of 1024.
 __device__ __forceinline__ u32 splat(u32 x) { return hadd2(x * 0x10001u + 0x64006400u, 0xE400E400u); }
 // Byte b of w, less what `minus` holds over 1024 -> half2.
-__device__ __forceinline__ u32 splat_byte(u32 w, int b, u32 minus) { return hadd2(__byte_perm(w, 0x64646464u, 0x4040u + 0x101u * b), minus); }
+__device__ __forceinline__ u32 splat_byte(u32 w, int b, u32 thousand, u32 minus) { return hadd2(__byte_perm(w, thousand, 0x4040u + 0x101u * b), minus); }
 constexpr u32 MINUS_0 = 0xE400E400u, MINUS_32 = 0xE420E420u, MINUS_128 = 0xE480E480u;
 constexpr u32 LOW = 0x000f000fu, HIGH = 0x00f000f0u; // the nibbles that become chains 0 and 1
 constexpr float UNIT = 16777216.f;                   // 2^24: one over the subnormal unit
@@ -56,8 +56,8 @@ struct NibbleScales {
 #pragma unroll
         for (int i = 0; i < 4; i++) c[i] = splat((w >> 6 * i) & 63); // R0B0 R0B1 R1B0 R1B1
         const u32 m0 = ((w >> 24) & 63) * 0x10001u, m1 = (h & 63) * 0x10001u, m2 = ((h >> 6) & 63) * 0x10001u, m3 = (w >> 30 | (h >> 12) << 2) * 0x10001u;
-        s.template minimum<0>(m0, m2, m0, m2);
-        s.template minimum<1>(m1, m3, m1, m3);
+        s.template minimum<0>(m0, m2);
+        s.template minimum<1>(m1, m3);
     }
 };
 __device__ __forceinline__ void scales_with_minima(u32 d0, u32 d1, float (&d)[2], float (&m)[2]) {
@@ -155,7 +155,7 @@ template <> struct Tile<Q6_K> {
         sub<3>(s, q[2].z, q[2].w, q[3].z, q[3].w, h[0].w, h[1].w);
     }
     template <int V, class S> __device__ __forceinline__ void sub(S& s, u32 a0, u32 a1, u32 b0, u32 b1, u32 h0, u32 h1) const {
-        const u32 s0 = splat_byte(c0, V, MINUS_128), s1 = splat_byte(c1, V, MINUS_128);
+        const u32 s0 = splat_byte(c0, V, s.thousand, MINUS_128), s1 = splat_byte(c1, V, s.thousand, MINUS_128);
         const u32 l0 = hmul2(s0, 0x80208020u), l1 = hmul2(s1, 0x80208020u); // -32 sc, and 16 times that
         const u32 k0 = hmul2(s0, 0x82008200u), k1 = hmul2(s1, 0x82008200u);
         word<4 * V, -4, -2>(s, a0, b0, h0, h1, s0, s1, l0, l1, k0, k1);
@@ -204,7 +204,7 @@ template <> struct Tile<Q2_K> {
         word<3>(s, q[0].w, q[1].w, e0, e1);
     }
     template <int V, class S> static __device__ __forceinline__ void word(S& s, u32 w0, u32 w1, u32 e0, u32 e1) {
-        const u32 s0 = splat_byte(e0, V, MINUS_0), s1 = splat_byte(e1, V, MINUS_0), v0 = w0 >> 8, v1 = w1 >> 8;
+        const u32 s0 = splat_byte(e0, V, s.thousand, MINUS_0), s1 = splat_byte(e1, V, s.thousand, MINUS_0), v0 = w0 >> 8, v1 = w1 >> 8;
         one<V, 0>(s, w0, w1, v0, v1, s0, s1);
         one<V, 1>(s, w0, w1, v0, v1, s0, s1);
         one<V, 2>(s, w0, w1, v0, v1, s0, s1);
@@ -237,8 +237,8 @@ template <> struct Tile<Q3_K> {
         u32 a[4], b[4];
 #pragma unroll
         for (int v = 0; v < 4; v++) {
-            a[v] = splat_byte(e0, v, MINUS_32);
-            b[v] = splat_byte(e1, v, MINUS_32);
+            a[v] = splat_byte(e0, v, s.thousand, MINUS_32);
+            b[v] = splat_byte(e1, v, s.thousand, MINUS_32);
         }
         s.template minimum<0>(a[0], b[0], a[1], b[1]);
         s.template minimum<1>(a[2], b[2], a[3], b[3]);
