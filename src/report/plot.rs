@@ -342,7 +342,8 @@ fn heading(items: &mut Vec<Draw>, panel: &Panel, top: f64, width: f64) {
     };
     for (name, ink) in legend {
         items.push(text(x, top + 17.0, name.clone(), Anchor::End, Ink::Dim, 11.0, false));
-        x -= text_width(&name, 11.0) + 5.0;
+        // A browser's own font is a little wider than the one that is measured.
+        x -= text_width(&name, 11.0) * 1.1 + 5.0;
         items.push(Draw::Line {
             points: vec![(x - 14.0, top + 13.0), (x, top + 13.0)],
             ink,
