@@ -7,6 +7,7 @@
 use rusqlite::Connection;
 use soakd::config::load_text;
 use soakd::engine::{Feed, LoadOptions, Variant, gguf, load, synth};
+use soakd::model::run::Absence;
 use soakd::model::sample::WorkReading;
 use soakd::probe::protocol::{FromProbe, ToProbe};
 use soakd::rules::{DEFAULT_RULES, RuleSet, Templates};
@@ -362,7 +363,12 @@ fn databases() {
         match Store::open(beside(""), Mode::Write) {
             Ok(mut store) => {
                 if let Ok(Some(run)) = store.unfinished_run("gpu7") {
-                    let _ = store.resume(&run, soakd::model::time::UnixMillis(1_790_001_000_000), "supervisor_down");
+                    let _ = store.resume(
+                        &run,
+                        soakd::model::time::UnixMillis(1_790_001_000_000),
+                        Absence::SupervisorDown,
+                        "",
+                    );
                 }
             }
             Err(error) => {

@@ -187,6 +187,7 @@ fn configuration(args: &Args) -> Result<Config, CannotStart> {
 fn outcome(ended: &Summary) -> Outcome {
     let clean = ended.crashes == 0 && ended.hangs == 0 && ended.mismatches == 0;
     match ended.judgement.verdict {
+        _ if ended.state == RunState::Running => Outcome::Inconclusive, // the host goes down; the run does not
         _ if !clean || ended.state == RunState::Failed => Outcome::Failed,
         Verdict::Outside => Outcome::Failed,
         Verdict::Within => Outcome::Passed,

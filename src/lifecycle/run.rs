@@ -103,6 +103,8 @@ pub enum EndCause {
     Asked,
     /// A worker was given up.
     CrashLoop,
+    /// The host is being shut down: nobody is done with the run, and the next boot goes on with it.
+    HostDown,
 }
 
 impl EndCause {
@@ -113,6 +115,7 @@ impl EndCause {
             EndCause::Served => RunState::Finished,
             EndCause::Asked => RunState::Interrupted,
             EndCause::CrashLoop => RunState::Failed,
+            EndCause::HostDown => RunState::Running,
         }
     }
 
@@ -152,6 +155,8 @@ pub enum RunEvent {
     },
     /// SIGINT or SIGTERM.
     Asked,
+    /// The host is being shut down.
+    HostGoesDown,
     /// A worker was given up.
     WorkerGivenUp,
     /// No child is left.
@@ -163,7 +168,7 @@ pub enum RunEvent {
 pub enum RunEffect {
     /// Ask every child to end.
     StopChildren,
-    /// Speak the verdict and write the end.
+    /// Speak the verdict and write the end; when the host goes down, leave without either.
     Finish(EndCause),
 }
 
@@ -177,6 +182,7 @@ pub fn step(phase: Phase, event: RunEvent, now: MonoMillis, duration_ms: i64) ->
     match (phase, event) {
         (Phase::Soaking, RunEvent::Tick { uptime_ms }) if uptime_ms >= duration_ms => ending(EndCause::Served),
         (Phase::Soaking, RunEvent::Asked) => ending(EndCause::Asked),
+        (Phase::Soaking, RunEvent::HostGoesDown) => ending(EndCause::HostDown),
         (Phase::Soaking, RunEvent::WorkerGivenUp) => ending(EndCause::CrashLoop),
         (Phase::Ending { cause, .. }, RunEvent::ChildrenGone) => {
             (Phase::Over { cause }, vec![RunEffect::Finish(cause)])
@@ -268,6 +274,17 @@ mod tests {
         let (phase, effects) = step(phase, RunEvent::ChildrenGone, MonoMillis(5), 10);
         assert_eq!(effects, vec![RunEffect::Finish(EndCause::Served)]);
         assert_eq!(step(phase, RunEvent::ChildrenGone, MonoMillis(6), 10).1, vec![], "and only once");
+    }
+
+    #[test]
+    fn a_run_is_not_over_because_its_host_goes_down() {
+        let (phase, effects) = step(Phase::Soaking, RunEvent::HostGoesDown, MonoMillis(0), 10);
+        assert_eq!(effects, vec![RunEffect::StopChildren]);
+        let (phase, effects) = step(phase, RunEvent::ChildrenGone, MonoMillis(5), 10);
+        assert_eq!(effects, vec![RunEffect::Finish(EndCause::HostDown)]);
+        assert_eq!(phase, Phase::Over { cause: EndCause::HostDown });
+        assert_eq!(EndCause::HostDown.state(), RunState::Running, "the next boot goes on with it");
+        assert_eq!(EndCause::of(RunState::Running), None, "and finds no end to tell");
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub enum EventKind {
     GpuReturned,
     ClockStep,
     Suspend,
+    HostShutdown,
     SamplingGap,
     DiskLow,
     DiskFull,

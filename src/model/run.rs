@@ -77,6 +77,10 @@ pub struct UnfinishedRun {
     pub stepped_ms: i64,
     /// How often it was resumed before.
     pub resumes: i64,
+    /// The kernel's id of the boot in which it was last watched, where that is known.
+    pub boot_id: Option<String>,
+    /// The last thing that was heard of it is that the host was being shut down.
+    pub was_shut_down: bool,
 }
 
 impl UnfinishedRun {
@@ -84,6 +88,53 @@ impl UnfinishedRun {
     #[must_use]
     pub fn served_ms(&self) -> i64 {
         (self.last_seen.0 - self.plan.started.0 - self.unwatched_ms).max(0)
+    }
+
+    /// Why nobody has watched it since. `boot_now` is empty where it cannot be told. By the boot's id, not by clocks: those of a host that was without power are
+    /// whatever they are.
+    #[must_use]
+    pub fn absence(&self, boot_now: &str) -> Absence {
+        match self.boot_id.as_deref() {
+            Some(then) if !then.is_empty() && !boot_now.is_empty() && then != boot_now => {
+                Absence::HostDown { in_order: self.was_shut_down }
+            }
+            _ => Absence::SupervisorDown,
+        }
+    }
+}
+
+/// Why nobody watched a run that is gone on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// soakd was killed, or stopped for a moment; the host ran on.
+    SupervisorDown,
+    /// The host was started again meanwhile.
+    HostDown {
+        /// It was shut down, rather than cut off.
+        in_order: bool,
+    },
+}
+
+impl Absence {
+    /// The `reason` column of the gap.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Absence::SupervisorDown => "supervisor_down",
+            Absence::HostDown { .. } => "host_down",
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Absence::SupervisorDown => "soakd was not running",
+            Absence::HostDown { in_order: true } => "the host was shut down in order, and started again",
+            Absence::HostDown { in_order: false } => {
+                "the host went down without a word (power, a panic or a reset), and was started again"
+            }
+        }
     }
 }
 

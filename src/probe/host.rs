@@ -44,6 +44,7 @@ pub fn facts() -> serde_json::Value {
         "cores": std::thread::available_parallelism().ok().map(std::num::NonZero::get),
         "memory_total_bytes": memory.as_ref().map(|m| m.mem_total),
         "swap_total_bytes": memory.as_ref().map(|m| m.swap_total),
+        "boot_id": boot(),
         "page_bytes": procfs::page_size(),
         "nvidia_driver": std::fs::read_to_string("/proc/driver/nvidia/version").ok()
             .and_then(|text| text.lines().next().map(str::to_owned)),

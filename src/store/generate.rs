@@ -6,7 +6,7 @@ use crate::model::alert::{Alert, AlertState, Decision, OutboxMail, Severity};
 use crate::model::event::{Event, EventKind, EventSeverity};
 use crate::model::finding::{Finding, Shape, Verdict};
 use crate::model::process::{NewDevice, NewProcess};
-use crate::model::run::{RunEnd, RunPlan, RunState, UnfinishedRun};
+use crate::model::run::{Absence, RunEnd, RunPlan, RunState, UnfinishedRun};
 use crate::model::sample::{
     DeviceReading, HostReading, LatencyInterval, LatencyKind, ProcessReading, Role, SampleBatch, WorkReading,
 };
@@ -108,8 +108,17 @@ fn restart(
     at: UnixMillis,
 ) -> Result<(), StoreError> {
     let (last_seen, plan) = (UnixMillis(at.0 - 2_000), plan(fill));
-    let run = UnfinishedRun { run_id, plan, last_seen, unwatched_ms: 0, stepped_ms: 0, resumes: 0 };
-    store.resume(&run, at, "supervisor_down")?;
+    let run = UnfinishedRun {
+        run_id,
+        plan,
+        last_seen,
+        unwatched_ms: 0,
+        stepped_ms: 0,
+        resumes: 0,
+        boot_id: None,
+        was_shut_down: false,
+    };
+    store.resume(&run, at, Absence::SupervisorDown, "")?;
     *processes = start_processes(store, run_id, fill, at)?;
     Ok(())
 }

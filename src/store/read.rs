@@ -52,17 +52,25 @@ impl Store {
 
     fn as_it_was_left(&self, run_id: i64, plan: RunPlan) -> Result<UnfinishedRun, StoreError> {
         let last_seen = self.last_seen(run_id)?.unwrap_or(plan.started);
-        let (unwatched_ms, resumes) = self
+        let since =
+            "event_id > coalesce((SELECT max(event_id) FROM event WHERE run_id = ?1 AND kind = 'run_resumed'), 0)";
+        let (unwatched_ms, resumes, boot_id, was_shut_down) = self
             .connection
             .query_row(
-                "SELECT coalesce((SELECT sum(to_unix_ms - from_unix_ms) FROM gap WHERE run_id = ?1), 0)
-                     + coalesce((SELECT sum(detail ->> '$.by_ms') FROM event WHERE run_id = ?1 AND kind = 'clock_step'), 0),
-                   (SELECT count(*) FROM event WHERE run_id = ?1 AND kind = 'run_resumed')",
+                &format!(
+                    "SELECT coalesce((SELECT sum(to_unix_ms - from_unix_ms) FROM gap WHERE run_id = ?1), 0)
+                         + coalesce((SELECT sum(detail ->> '$.by_ms') FROM event WHERE run_id = ?1 AND kind = 'clock_step'), 0),
+                       (SELECT count(*) FROM event WHERE run_id = ?1 AND kind = 'run_resumed'),
+                       coalesce((SELECT CASE WHEN json_valid(detail) THEN detail ->> '$.boot_id' END FROM event
+                                 WHERE run_id = ?1 AND kind = 'run_resumed' ORDER BY event_id DESC LIMIT 1),
+                                (SELECT CASE WHEN json_valid(facts) THEN facts ->> '$.boot_id' END FROM run WHERE run_id = ?1)),
+                       EXISTS (SELECT 1 FROM event WHERE run_id = ?1 AND kind = 'host_shutdown' AND {since})"
+                ),
                 [run_id],
-                |row| Ok((row.get(0)?, row.get(1)?)),
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
             )
             .map_err(|error| self.sql_error(&error))?;
-        Ok(UnfinishedRun { run_id, plan, last_seen, unwatched_ms, stepped_ms: 0, resumes })
+        Ok(UnfinishedRun { run_id, plan, last_seen, unwatched_ms, stepped_ms: 0, resumes, boot_id, was_shut_down })
     }
 
     /// The last moment from which anything of a run is stored.

@@ -5,7 +5,7 @@ use super::*;
 use crate::model::event::{Event, EventKind, EventSeverity};
 use crate::model::finding::Verdict;
 use crate::model::process::{EndReason, Golden, NewDevice, NewProcess, ProcessEnd};
-use crate::model::run::{RunEnd, RunPlan, RunState};
+use crate::model::run::{Absence, RunEnd, RunPlan, RunState};
 use crate::model::sample::{DeviceReading, HostReading, ProcessReading, Role, SampleBatch, WorkReading};
 use serde_json::{Value, json};
 
@@ -162,12 +162,36 @@ fn an_unfinished_run_is_found_and_resumed_with_its_gap() {
     let found = store.unfinished_run("gpu7").expect("query").expect("found");
     assert_eq!((found.run_id, found.last_seen, found.served_ms()), (run_id, UnixMillis(START + 90_000), 90_000));
     assert_eq!(found.plan, plan());
-    store.resume(&found, UnixMillis(START + 150_000), "supervisor_down").expect("resume");
+    store.resume(&found, UnixMillis(START + 150_000), Absence::SupervisorDown, "").expect("resume");
     assert_eq!(store.golden(run_id, "cpu").expect("golden"), [golden]);
     assert_eq!(rows(&store, "SELECT seconds, reason FROM v_gaps"), [[json!(60.0), json!("supervisor_down")]]);
     assert_eq!(rows(&store, "SELECT end_reason FROM v_processes"), [[json!("lost")]]);
     let again = store.unfinished_run("gpu7").expect("query").expect("still unfinished");
     assert_eq!((again.served_ms(), again.resumes), (90_000, 1), "the gap is not counted as served");
+}
+
+#[test]
+fn a_host_that_was_started_again_is_told_from_a_soakd_that_was() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path().join("soak.db"), Mode::Write).expect("new");
+    let run_id = store.start_run(&RunPlan { facts: json!({ "boot_id": "first" }), ..plan() }).expect("run");
+    let found = |store: &Store| store.unfinished_run("gpu7").expect("query").expect("found");
+    assert_eq!(found(&store).absence("first"), Absence::SupervisorDown, "the same boot");
+    assert_eq!(found(&store).absence(""), Absence::SupervisorDown, "nobody knows");
+    let cut_off = Absence::HostDown { in_order: false };
+    assert_eq!(found(&store).absence("second"), cut_off, "nothing was heard of a shutdown");
+    store.resume(&found(&store), UnixMillis(START + 60_000), cut_off, "second").expect("resume");
+    assert_eq!(found(&store).absence("second"), Absence::SupervisorDown, "a boot is told once");
+    store.event(run_id, &event(START + 90_000, EventKind::HostShutdown)).expect("event");
+    let in_order = Absence::HostDown { in_order: true };
+    assert_eq!(found(&store).absence("third"), in_order);
+    store.resume(&found(&store), UnixMillis(START + 120_000), in_order, "third").expect("resume");
+    assert_eq!(found(&store).absence("fourth"), cut_off, "that shutdown was of another boot");
+    assert_eq!(
+        rows(&store, "SELECT DISTINCT reason FROM v_gaps"),
+        [[json!("host_down")]],
+        "what was down is in the gap"
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{Store, minute_of, samples};
 use crate::model::event::{Event, EventKind, EventSeverity};
 use crate::model::finding::Finding;
 use crate::model::process::{Golden, NewDevice, NewProcess, ProcessEnd, ProcessRow};
-use crate::model::run::{RunEnd, RunPlan, UnfinishedRun};
+use crate::model::run::{Absence, RunEnd, RunPlan, UnfinishedRun};
 use crate::model::sample::{LatencyInterval, Role};
 use crate::model::series::SeriesKey;
 use crate::model::time::{MonoMillis, UnixMillis};
@@ -98,7 +98,7 @@ impl<'a> Writing<'a> {
     /// Takes up an unfinished run: what was still open is closed as lost, and the time since it was last seen is a gap. A
     /// supervisor that was killed before it had written a sample has watched nothing, whatever else it has said: the gap then
     /// goes on from where the last one ended.
-    pub fn resume(&self, run: &UnfinishedRun, at: UnixMillis, reason: &str) -> Result<(), StoreError> {
+    pub fn resume(&self, run: &UnfinishedRun, at: UnixMillis, absence: Absence, boot: &str) -> Result<(), StoreError> {
         self.close_processes(run.run_id, run.last_seen)?;
         let watched_until = self.row(
             "SELECT max(at) FROM (
@@ -121,11 +121,12 @@ impl<'a> Writing<'a> {
         }
         // As the clock reads now, so that the gap is as long as it was.
         let now = |then: UnixMillis| then.before(-run.stepped_ms);
-        self.gap(run.run_id, now(from), at, reason)?;
+        self.gap(run.run_id, now(from), at, absence.as_str())?;
         let minutes = (at.0 - now(run.last_seen).0).max(0) as f64 / 60_000.0;
-        let summary =
-            format!("run {} resumed after {minutes:.1} min in which nothing was watched ({reason})", run.run_id);
-        self.event(run.run_id, &note(at, EventKind::RunResumed, summary))?;
+        let why = absence.in_words();
+        let summary = format!("run {} resumed after {minutes:.1} min in which nothing was watched: {why}", run.run_id);
+        let detail = serde_json::json!({ "boot_id": boot, "why": why });
+        self.event(run.run_id, &Event { detail, ..note(at, EventKind::RunResumed, summary) })?;
         Ok(())
     }
 
@@ -372,8 +373,14 @@ impl Store {
     }
 
     /// See [`Writing::resume`].
-    pub fn resume(&mut self, run: &UnfinishedRun, at: UnixMillis, reason: &str) -> Result<(), StoreError> {
-        self.record(|to| to.resume(run, at, reason))
+    pub fn resume(
+        &mut self,
+        run: &UnfinishedRun,
+        at: UnixMillis,
+        absence: Absence,
+        boot: &str,
+    ) -> Result<(), StoreError> {
+        self.record(|to| to.resume(run, at, absence, boot))
     }
 
     /// See [`Writing::close_processes`].

@@ -101,6 +101,11 @@ impl Closing {
 
 impl Core {
     pub(super) fn finish(&mut self, cause: EndCause, now: Now) {
+        if cause == EndCause::HostDown {
+            self.ledger.flush_samples(now);
+            self.closing = Some(Closing { told: true, ..Closing::begin(now) });
+            return;
+        }
         self.looks = self.watch.look();
         let findings = self.looks.iter().map(|l| (l.key, l.judged, l.finding.clone())).collect();
         self.ledger.put(Entry::Findings { at: now.wall, is_final: true, findings });
@@ -191,10 +196,9 @@ impl Core {
             }
         }
         self.ledger.flush_samples(now);
-        let run_id = Some(self.ledger.run_id());
-        if let Err(error) = self.ledger.store().heartbeat("supervisor", now.wall, run_id, None) {
-            tracing::debug!("heartbeat: {error}");
-        }
+        // Who leaves a run unfinished is expected back: a mailer that does not see that after the boot says so.
+        let is_expected = matches!(self.phase, Phase::Over { cause: EndCause::HostDown });
+        self.say_alive(now, is_expected);
     }
 
     /// The run's row.

@@ -215,6 +215,11 @@ impl Core {
                 self.note(now, EventKind::Note, EventSeverity::Info, "asked to end the run early".to_owned());
                 self.step_run(RunEvent::Asked, now, &mut out);
             }
+            Event::HostGoesDown => {
+                let summary = "the host is being shut down; the next boot goes on with this run".to_owned();
+                self.note(now, EventKind::HostShutdown, EventSeverity::Info, summary);
+                self.step_run(RunEvent::HostGoesDown, now, &mut out);
+            }
             Event::AskedToReload => self.reload_rules(now),
         }
         self.ledger.flush(now);
@@ -279,10 +284,16 @@ impl Core {
 
     pub(super) fn beat(&mut self, now: Now) {
         self.heartbeat_at = now.mono.plus(HEARTBEAT_MS);
-        let expects = UnixMillis(now.wall.0 + HEARTBEAT_MS + millis(self.config.mailer.supervisor_silent_after));
+        self.say_alive(now, true);
+    }
+
+    /// A sign of life in the database; unless another `is_expected`, the last one.
+    pub(super) fn say_alive(&mut self, now: Now, is_expected: bool) {
+        let silence_ms = HEARTBEAT_MS + millis(self.config.mailer.supervisor_silent_after);
+        let expects = is_expected.then_some(UnixMillis(now.wall.0 + silence_ms));
         let (run_id, boot) = (Some(self.ledger.run_id()), &self.boot);
         let beaten = self.ledger.store().record(|to| {
-            to.heartbeat("supervisor", now.wall, run_id, Some(expects))?;
+            to.heartbeat("supervisor", now.wall, run_id, expects)?;
             if boot.is_empty() { Ok(()) } else { to.heartbeat_clock("supervisor", boot, now.mono) }
         });
         if let Err(error) = beaten {

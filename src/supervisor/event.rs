@@ -120,6 +120,8 @@ pub enum Event {
     },
     /// SIGINT or SIGTERM.
     AskedToEnd,
+    /// SIGTERM because the host is being shut down or restarted.
+    HostGoesDown,
     /// SIGHUP.
     AskedToReload,
 }

@@ -5,6 +5,11 @@
 
 use sd_notify::NotifyState;
 use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// How long systemd may take to say whether it is shutting down: a host that does is busy. Well below the watchdog's 30 s.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// What systemd was told last, and whether it wants to be told.
 #[derive(Debug)]
@@ -70,6 +75,18 @@ impl Notifier {
         {
             tracing::debug!("systemd was not told: {error}");
         }
+    }
+}
+
+/// Whether systemd is shutting the machine down or restarting it. Its SIGTERM does not tell a reboot from `systemctl stop`, and
+/// they are not the same thing: who stops the unit wants a verdict, who reboots wants the run to go on. Where there is no systemd,
+/// or it cannot be asked (it answers unprivileged users over D-Bus), nobody reboots.
+pub async fn is_host_going_down() -> bool {
+    let mut systemctl = tokio::process::Command::new("systemctl");
+    systemctl.arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(ANSWER, systemctl.output()).await {
+        Ok(Ok(answer)) => answer.stdout.trim_ascii() == b"stopping",
+        Ok(Err(_)) | Err(_) => false,
     }
 }
 

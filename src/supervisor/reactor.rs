@@ -7,7 +7,7 @@ use super::alive::{Alive, Facts};
 use super::closing::{Snapshot, Summary};
 use super::core::Core;
 use super::event::{Effect, Event};
-use super::notify::{Notifier, Stay};
+use super::notify::{self, Notifier, Stay};
 use super::start::{self, Options, ReadPast, StartError};
 use crate::config::Source;
 use crate::model::run::RunState;
@@ -68,7 +68,13 @@ pub fn run<T: Send + 'static>(
     runtime.block_on(async {
         let mut reactor = Reactor::new(core, facts)?;
         reactor.turn_until_over(watch).await;
-        let (summary, (sender, told)) = (reactor.core.summary(), oneshot::channel());
+        let summary = reactor.core.summary();
+        if summary.state == RunState::Running {
+            tracing::info!("run {} is left for the next boot", summary.run_id);
+            reactor.core.leave(clock::now());
+            return Ok((summary, None));
+        }
+        let (sender, told) = oneshot::channel();
         let of_it = summary.clone();
         std::thread::Builder::new()
             .name("tell".to_owned())
@@ -121,7 +127,12 @@ impl Reactor {
                 }
                 _ = ending_ticks.tick(), if self.core.is_ending() => Event::Tick { suspended_ms: clock::suspended_ms() },
                 Some(event) = self.events.recv() => event,
-                event = self.signals.next() => event,
+                asked = self.signals.next() => match asked {
+                    // Asked here, where nothing cancels the question: a second is not missed by a loop that is to end.
+                    Asked::Terminate if notify::is_host_going_down().await => Event::HostGoesDown,
+                    Asked::Interrupt | Asked::Terminate => Event::AskedToEnd,
+                    Asked::Reload => Event::AskedToReload,
+                },
             };
             self.take(event);
         }
@@ -167,7 +178,7 @@ impl Reactor {
             }
             match &event {
                 Event::AskedToReload => self.notifier.reloading(),
-                Event::AskedToEnd => self.notifier.stopping(),
+                Event::AskedToEnd | Event::HostGoesDown => self.notifier.stopping(),
                 _ => {}
             }
             let reloaded = event == Event::AskedToReload;
@@ -214,6 +225,14 @@ fn status_line(snapshot: &Snapshot) -> String {
     )
 }
 
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Interrupt,
+    Terminate,
+    Reload,
+}
+
 /// Signals as bytes in sockets. The second SIGINT ends the process from within the handler, whatever the loop is doing.
 struct Signals {
     interrupt: UnixStream,
@@ -230,12 +249,12 @@ impl Signals {
         Ok(Signals { interrupt: pipe(SIGINT)?, terminate: pipe(SIGTERM)?, hangup: pipe(SIGHUP)? })
     }
 
-    async fn next(&mut self) -> Event {
+    async fn next(&mut self) -> Asked {
         let (mut first, mut second, mut third) = ([0], [0], [0]);
         tokio::select! {
-            _ = self.interrupt.read(&mut first) => Event::AskedToEnd,
-            _ = self.terminate.read(&mut second) => Event::AskedToEnd,
-            _ = self.hangup.read(&mut third) => Event::AskedToReload,
+            _ = self.interrupt.read(&mut first) => Asked::Interrupt,
+            _ = self.terminate.read(&mut second) => Asked::Terminate,
+            _ = self.hangup.read(&mut third) => Asked::Reload,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::watch::Watch;
 use crate::config::{self, Config};
 use crate::lifecycle::run::stepped_unseen;
 use crate::model::finding::Verdict;
-use crate::model::run::{RunEnd, RunPlan, RunState, UnfinishedRun};
+use crate::model::run::{Absence, RunEnd, RunPlan, RunState, UnfinishedRun};
 use crate::model::time::Now;
 use crate::probe::host;
 use crate::store::sql::QueryError;
@@ -146,17 +146,19 @@ fn go_on(
     if let Some(beat) = beat.filter(|beat| run.last_seen.0 - beat.at.0 > BEATS_APART_MS) {
         run.last_seen = beat.at;
     }
-    let clocks = if beat.is_some() { store.clocks_of("supervisor", &host::boot())? } else { None };
+    let boot = host::boot();
+    let clocks = if beat.is_some() { store.clocks_of("supervisor", &boot)? } else { None };
     run.stepped_ms = stepped_unseen(clocks, run.last_seen, now);
     let known = history::known(&database, run_id).map_err(unreadable)?;
     let config = go_on_as_before(options.config, &run)?;
     let golden = golden(&store, run_id)?;
-    store.resume(&run, now.wall, "supervisor_down")?;
+    let absence = run.absence(&boot);
+    store.resume(&run, now.wall, absence, &boot)?;
     // With the gap up to now taken off, which begins at the last sample and not at whatever was written last.
     let served_ms = (now.wall.0 - run.plan.started.0 - store.unwatched_ms(run_id)?).max(0);
     let roles = Roles::known_before(known.roles);
-    let ago_ms = now.wall.0 - run.stepped_ms - run.last_seen.0;
-    tracing::info!("run {run_id} goes on; it was last watched {ago_ms} ms ago");
+    let ago_s = (now.wall.0 - run.stepped_ms - run.last_seen.0) as f64 / 1e3;
+    tracing::info!("run {run_id} goes on; it was last watched {ago_s:.1} s ago: {}", absence.in_words());
     let alarms = Alarms::open(&store, &config, run_id, &run.plan)?;
     let warm_up_ms = millis(config.target.warm_up);
     let mut going = blank(Options { config, ..options }, Ledger::new(store, run_id), alarms, now, suspended_ms);
@@ -264,7 +266,7 @@ fn give_up(store: &mut Store, run: &UnfinishedRun, now: Now) -> Result<(), Start
         verdict: Verdict::Inconclusive,
         reason: "left unfinished; a new run was begun with --fresh".to_owned(),
     };
-    store.resume(run, run.last_seen, "supervisor_down")?; // closes what was still open
+    store.resume(run, run.last_seen, Absence::SupervisorDown, "")?; // closes what was still open
     store.finish_run(run.run_id, &end)?;
     tracing::info!(
         "run {} is closed as interrupted at {}; a new one begins at {}",

@@ -42,6 +42,48 @@ fn mails(server: &SmtpServer, words: &str) -> Vec<crate::smtp_server::Received> 
     server.received().into_iter().filter(|mail| mail.header("Subject").contains(words)).collect()
 }
 
+/// A soak beside a systemd of the test's own, which says what the file `state` has.
+fn beside_a_pretend_systemd() -> Soak {
+    use std::os::unix::fs::PermissionsExt;
+    let soak = Soak::under(&[], |folder| {
+        let (script, state) = (folder.join("bin/systemctl"), folder.join("state"));
+        std::fs::create_dir(folder.join("bin")).expect("made");
+        std::fs::write(&script, format!("#!/bin/sh\n[ \"$1\" = is-system-running ] && cat {}\n", state.display()))
+            .expect("written");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("may be run");
+        std::fs::write(state, "degraded\n").expect("written");
+        let path = std::env::var("PATH").unwrap_or_default();
+        vec![("PATH", format!("{}:{path}", folder.join("bin").display()).into())]
+    });
+    soak.until("SELECT count(*) > 3 FROM work_sample");
+    soak
+}
+
+#[test]
+fn a_host_that_is_shut_down_ends_no_run_and_a_unit_that_is_stopped_does() {
+    let mut soak = beside_a_pretend_systemd();
+    std::fs::write(soak.folder().join("state"), "stopping\n").expect("written");
+    soak.kill(soak.supervisor(), nix::libc::SIGTERM);
+    assert_eq!(soak.wait(), 3, "nothing is known yet: {}", soak.said());
+    assert_eq!(soak.text("SELECT state || coalesce(verdict, '') FROM run"), "running", "the next boot goes on");
+    assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'host_shutdown'"), 1);
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE ended_unix_ms IS NULL"), 0, "nobody is left behind");
+    assert_eq!(
+        soak.number("SELECT expects_unix_ms IS NOT NULL FROM heartbeat WHERE role = 'supervisor'"),
+        1,
+        "it is missed if it does not come back"
+    );
+    let before = soak.number("SELECT count(*) FROM work_sample");
+    std::fs::write(soak.folder().join("state"), "running\n").expect("written");
+    soak.again(&[]);
+    soak.until(&format!("SELECT count(*) > {before} + 3 FROM work_sample"));
+    soak.kill(soak.supervisor(), nix::libc::SIGTERM);
+    assert!([0, 3].contains(&soak.wait()), "{}", soak.said());
+    assert_eq!(soak.text("SELECT group_concat(state) FROM run"), "interrupted", "one run, with a verdict");
+    assert_eq!(soak.number("SELECT verdict IS NOT NULL FROM run"), 1);
+    assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'run_resumed'"), 1);
+}
+
 /// Renamed into place, so that no half-written file is read.
 fn order(soak: &Soak, orders: &str) {
     let (new, path) = (soak.folder().join("orders.new"), soak.folder().join("orders"));

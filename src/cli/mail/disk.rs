@@ -96,7 +96,7 @@ fn alarm(desk: &Desk, since: UnixMillis, error: &StoreError, at: UnixMillis) -> 
             .unwrap_or_else(|_| desk.store.path().to_owned())
             .display()
             .to_string(),
-        supervisor: beat.map(|beat| (beat.pid, is_alive(beat.pid))),
+        supervisor: beat.map(|beat| (beat.pid, is_alive(beat.pid, beat.at))),
         run: run(desk, beat, at),
     };
     // By the last beat that could be written: a mailer that is started again meanwhile repeats this mail under the same id.

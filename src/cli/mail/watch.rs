@@ -1,6 +1,7 @@
 //! What the mailer draws and writes by itself: pictures at delivery, and the alarm for a silent supervisor.
 
 use super::desk::Desk;
+use crate::clock;
 use crate::mail::{Deadman, Pulse, Word};
 use crate::model::alert::{OutboxMail, PlotSpec};
 use crate::model::event::EventSeverity;
@@ -115,7 +116,7 @@ fn write_alarm(desk: &mut Desk, word: &Word, at: UnixMillis) -> Result<(), Store
             let silence = Silence {
                 last_beat: last.at,
                 pid: last.pid,
-                alive: is_alive(last.pid),
+                alive: is_alive(last.pid, last.at),
                 run: run.as_ref().map(standing),
                 recent: run.as_ref().and_then(last_events),
             };
@@ -161,8 +162,13 @@ pub(super) fn id_of(what: &[&str], at_ms: i64, host: &str) -> String {
     message_id(&[what, &[at.as_str()]].concat(), host)
 }
 
-/// Whether a process of that number exists. Signal 0 is not delivered; it only asks.
-pub(super) fn is_alive(pid: i64) -> Option<bool> {
+/// Whether the process of that number, last heard of at `beat`, exists. One of an earlier boot does not, whoever has its number
+/// now. Signal 0 is not delivered; it only asks.
+pub(super) fn is_alive(pid: i64, beat: UnixMillis) -> Option<bool> {
+    let now = clock::now();
+    if beat.0 < now.wall.0 - now.mono.0 {
+        return Some(false);
+    }
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?);
     match nix::sys::signal::kill(pid, None) {
         Ok(()) | Err(nix::errno::Errno::EPERM) => Some(true),
@@ -186,4 +192,20 @@ fn last_events(run: &RunFacts) -> Option<Table> {
         columns: ["time", "kind", "what"].map(str::to_owned).into(),
         rows,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_alive;
+    use crate::clock;
+    use crate::model::time::UnixMillis;
+
+    #[test]
+    fn a_process_of_an_earlier_boot_is_dead_whoever_has_its_number() {
+        let (now, ours) = (clock::now(), i64::from(std::process::id()));
+        assert_eq!(is_alive(ours, now.wall), Some(true));
+        let before_the_boot = UnixMillis(now.wall.0 - now.mono.0 - 60_000);
+        assert_eq!(is_alive(ours, before_the_boot), Some(false), "it is another's number");
+        assert_eq!(is_alive(i64::from(i32::MAX), now.wall), Some(false), "no such process");
+    }
 }
