@@ -20,6 +20,7 @@ mod read;
 mod reserve;
 mod samples;
 pub mod sql;
+pub mod sync;
 mod write;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::start::{self, Options, ReadPast, StartError};
 use crate::config::Source;
 use crate::model::run::RunState;
 use crate::probe::protocol::Outcome;
+use crate::store::sync::Syncing;
 use crate::{clock, probe, wire};
 use nix::libc::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::VecDeque;
@@ -65,6 +66,10 @@ pub fn run<T: Send + 'static>(
     let options = Options { soaked_before: stay.soaked_before(), ..options };
     let core = start::begin(options, clock::now(), clock::suspended_ms(), ReadPast::Beside)?;
     stay.soaks(core.run_id());
+    // Without it a power cut takes half a minute of samples instead of a second: no reason not to soak.
+    let _syncing = Syncing::of(&facts.database)
+        .map_err(|error| tracing::warn!("samples are left to the kernel to write out: {error}"))
+        .ok();
     runtime.block_on(async {
         let mut reactor = Reactor::new(core, facts)?;
         reactor.turn_until_over(watch).await;
