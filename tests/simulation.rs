@@ -8,7 +8,7 @@
 mod world;
 
 use std::time::Duration;
-use world::{Faults, Memory, World};
+use world::{Faults, Memory, Sleep, World};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -62,7 +62,12 @@ fn thousands_of_short_and_terrible_runs_lose_nothing() {
     for_each_seed(seeds.clone(), |seed| {
         // By the seed: with and without the faults that make an invariant weaker.
         let [dies, jumps, sleeps] = [1, 2, 4].map(|bit| seed & bit == 0);
-        let often = Faults { per_hour: 500.0, supervisor_dies: dies, clocks_jump: jumps, host_sleeps: sleeps };
+        let often = Faults {
+            per_hour: 500.0,
+            supervisor_dies: dies,
+            clocks_jump: jumps,
+            sleep: if sleeps { Sleep::Sound } else { Sleep::Never },
+        };
         let mut world = World::new(seed, Duration::from_secs(150), often, Memory::Unread);
         world.run_to_its_end();
         world.check();
@@ -87,7 +92,7 @@ fn thousands_of_short_and_terrible_runs_lose_nothing() {
 #[test]
 fn whatever_breaks_nothing_is_lost_and_nothing_is_counted_twice() {
     for_each_seed(seeds(2), |seed| {
-        let faults = Faults { per_hour: 30.0, supervisor_dies: true, clocks_jump: true, host_sleeps: true };
+        let faults = Faults { per_hour: 30.0, supervisor_dies: true, clocks_jump: true, sleep: Sleep::Sound };
         let mut world = World::new(seed, Duration::from_secs(2_400), faults, Memory::Flat);
         world.run_to_its_end();
         world.check();
@@ -104,6 +109,18 @@ fn a_quiet_run_has_no_event_that_is_not_quiet() {
         assert_eq!(world.number("SELECT count(*) FROM gap"), 0, "seed {seed}: nothing was missed");
         assert_eq!(world.number("SELECT count(*) FROM run WHERE state = 'finished'"), 1, "seed {seed}");
     }
+}
+
+#[test]
+fn a_host_that_wakes_with_another_clock_slept_as_long_as_it_did() {
+    for_each_seed(0..30, |seed| {
+        let (dies, jumps) = (seed & 1 == 0, seed & 2 == 0);
+        let faults =
+            Faults { per_hour: 500.0, supervisor_dies: dies, clocks_jump: jumps, sleep: Sleep::WakesElsewhere };
+        let mut world = World::new(seed, Duration::from_secs(150), faults, Memory::Unread);
+        world.run_to_its_end();
+        world.check();
+    });
 }
 
 #[test]

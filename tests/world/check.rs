@@ -1,6 +1,6 @@
 //! What the database must say of a run, compared with what was really done to it.
 
-use super::{World, ask};
+use super::{Sleep, World, ask};
 use rusqlite::Connection;
 
 impl World {
@@ -33,7 +33,7 @@ impl World {
              WHERE before NOT IN ('lost') AND wait_ms BETWEEN 0 AND {}",
             self.config.worker.backoff_min.as_millis() as i64 - 1
         );
-        if !self.faults.clocks_jump && !self.faults.host_sleeps {
+        if !self.faults.clocks_jump && self.faults.sleep == Sleep::Never {
             assert_eq!(number(&close), 0, "seed {seed}: restarts keep their distance");
         }
         self.check_holes(&connection);

@@ -30,15 +30,26 @@ pub struct Faults {
     pub supervisor_dies: bool,
     /// Whether the wall clock steps.
     pub clocks_jump: bool,
-    /// Whether the host is suspended, or gives soakd no CPU.
-    pub host_sleeps: bool,
+    /// What comes of it when nobody is given the CPU.
+    pub sleep: Sleep,
+}
+
+/// Whether the host is suspended, or gives soakd no CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sleep {
+    /// Never.
+    Never,
+    /// It is, and its clocks go on.
+    Sound,
+    /// It is, and its wall clock is another one when it wakes.
+    WakesElsewhere,
 }
 
 impl Faults {
     /// Nothing.
-    pub const NONE: Faults = Faults { per_hour: 0.0, supervisor_dies: false, clocks_jump: false, host_sleeps: false };
+    pub const NONE: Faults = Faults { per_hour: 0.0, supervisor_dies: false, clocks_jump: false, sleep: Sleep::Never };
     /// Something every other hour.
-    pub const FEW: Faults = Faults { per_hour: 0.2, supervisor_dies: true, clocks_jump: true, host_sleeps: true };
+    pub const FEW: Faults = Faults { per_hour: 0.2, supervisor_dies: true, clocks_jump: true, sleep: Sleep::Sound };
 }
 
 /// What the worker's memory does.
@@ -545,8 +556,8 @@ impl World {
                 self.apply(Event::OrphanKilled { pid: 4_711, name: "sleep".into() });
             }
             (10, _) if self.faults.clocks_jump => self.step_clock(),
-            (11, _) if self.faults.host_sleeps => self.sleep_through(900_000, true),
-            (12, _) if self.faults.host_sleeps => self.sleep_through(20_000, false),
+            (11, _) if self.faults.sleep != Sleep::Never => self.sleep_through(900_000, true),
+            (12, _) if self.faults.sleep != Sleep::Never => self.sleep_through(20_000, false),
             (13, _) if mortal => self.kill_supervisor(),
             _ => {}
         }
@@ -582,6 +593,9 @@ impl World {
             self.truth.sleeps += 1;
         }
         self.suspended_ms += if suspended { ms } else { 0 };
+        if self.faults.sleep == Sleep::WakesElsewhere {
+            self.step_clock();
+        }
         self.due =
             std::mem::take(&mut self.due).into_iter().map(|((at, order), event)| ((at + ms, order), event)).collect();
     }
