@@ -160,8 +160,9 @@ fn two_clean_days_are_not_called_a_leak() {
 const ALONE: &str = "SOAKD_SIMULATION_ALONE";
 /// More hours than two days, to see that memory is bounded and not only slow: `SOAKD_HOURS=480`.
 const HOURS: &str = "SOAKD_HOURS";
-/// What one look leaves in the heap more or less than another, bytes: a few dozen pages.
-const NOISE: i64 = 300_000;
+/// Growth from half a day to the end, bytes: a twentieth of what a run tolerates. Between two trims the heap goes up and down by a
+/// megabyte and more, and its floor rises by less than one in two days.
+const GROWN_MAX: i64 = 2_500_000;
 
 #[test]
 fn the_supervisor_does_not_grow_in_two_days() {
@@ -205,7 +206,7 @@ fn the_supervisor_does_not_grow_in_two_days() {
         held.iter().map(|held| held.1).max().unwrap_or(0) as f64 / 1e6
     );
     assert_eq!(finding.verdict, soakd::model::finding::Verdict::Within);
-    assert!(last - day < NOISE, "it grew by {} bytes from half a day on", last - day);
+    assert!(last - day < GROWN_MAX, "it grew by {} bytes from half a day on", last - day);
 }
 
 #[test]
