@@ -41,10 +41,10 @@ pub enum StoreError {
         /// The newest this binary knows.
         known: i64,
     },
-    /// Written by an earlier version, and opened without the right to migrate it.
+    /// Written by an earlier version, and opened to be written to without the right to migrate it.
     #[error(
-        "{} was written by an older soakd (schema {found}, this soakd reads {known}). Start `soakd run --db {}` once \
-         to bring it up to date, or read it with the soakd that wrote it",
+        "{} was written by an older soakd (schema {found}, this soakd writes {known}). `soakd run --db {}` brings it up to \
+         date; until then it can be read, and written to by the soakd that wrote it",
         .path.display(), .path.display()
     )]
     Older {

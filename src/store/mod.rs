@@ -14,6 +14,7 @@ mod facts_series;
 mod fleet;
 #[doc(hidden)] // for tests and benchmarks
 pub mod generate;
+mod older;
 mod open;
 mod outbox;
 mod read;

@@ -2,6 +2,7 @@
 //! reading and writing of rows to its neighbours.
 
 use super::error::StoreError;
+use super::older::copy_up_to_date;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::{M, Migrations};
@@ -18,7 +19,7 @@ pub enum Mode {
     Write,
     /// The mailer, `soakd silence` and the like: small writes beside the supervisor. The file must exist.
     Join,
-    /// Looks only.
+    /// Looks only; a file of an older soakd by way of a copy that is brought up to date.
     ReadOnly,
 }
 
@@ -86,6 +87,9 @@ pub(super) fn open(path: &Path, mode: Mode) -> Result<Opened, StoreError> {
                 return Err(StoreError::CannotOpen { path: path.to_path_buf(), why });
             }
             migrate(path, &mut connection)?;
+        }
+        Mode::ReadOnly if schema_version(path, &connection)? < SCHEMA_VERSION => {
+            connection = copy_up_to_date(path, &connection)?;
         }
         Mode::Join | Mode::ReadOnly => check_schema(path, &connection)?,
     }
@@ -260,5 +264,36 @@ mod tests {
     #[test]
     fn the_linked_sqlite_is_new_enough() {
         check_sqlite_version(rusqlite::version_number(), rusqlite::version()).expect("bundled SQLite");
+    }
+
+    #[test]
+    fn a_file_of_an_older_soakd_is_read_as_it_is_and_stays_as_it_was() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("soak.db");
+        for version in 1..MIGRATIONS.len() {
+            let _ = std::fs::remove_file(&path);
+            let mut old = Connection::open(&path).expect("file");
+            Migrations::from_slice(&MIGRATIONS[..version]).to_latest(&mut old).expect("old schema");
+            old.execute("INSERT INTO heartbeat (role, pid, unix_ms) VALUES ('mailer', 7, 9)", []).expect("a row");
+            drop(old);
+            let before = std::fs::read(&path).expect("bytes");
+            let opened = open(&path, Mode::ReadOnly).expect("readable");
+            let found = |sql: &str| opened.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).expect(sql);
+            assert_eq!(found("PRAGMA user_version"), SCHEMA_VERSION);
+            assert_eq!((found("SELECT pid FROM heartbeat"), found("SELECT count(*) FROM v_uptime")), (7, 0));
+            opened.connection.execute("DELETE FROM heartbeat", []).expect_err("nothing is written");
+            assert_eq!(std::fs::read(&path).expect("bytes"), before, "schema {version}");
+            // The next supervisor brings the file itself up to date, with all that is in it.
+            let opened = open(&path, Mode::Write).expect("writable");
+            let pid = opened.connection.query_row("SELECT pid FROM heartbeat", [], |row| row.get::<_, i64>(0));
+            assert_eq!((schema_version(&path, &opened.connection).expect("version"), pid), (SCHEMA_VERSION, Ok(7)));
+        }
+        let ours = format!("soakd-{}-", std::process::id());
+        let left = std::fs::read_dir(std::env::temp_dir()).expect("folder").filter_map(Result::ok);
+        assert_eq!(
+            left.filter(|e| e.file_name().to_string_lossy().starts_with(&ours)).count(),
+            0,
+            "copies left behind"
+        );
     }
 }

@@ -4,7 +4,7 @@ use super::Findings;
 use crate::clock;
 use crate::config::Config;
 use crate::probe::host;
-use crate::store::{Mode, Store, StoreError};
+use crate::store::{Mode, Store};
 use std::path::{Path, PathBuf};
 
 const CHECK: &str = "database";
@@ -39,8 +39,6 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
 fn existing(path: &Path, findings: &mut Findings) {
     let store = match Store::open(path, Mode::ReadOnly) {
         Ok(store) => store,
-        // `run` brings it up to date.
-        Err(error @ StoreError::Older { .. }) => return findings.ok(CHECK, format!("{error}")),
         Err(error) => return findings.blocker(CHECK, error.to_string(), "see the message"),
     };
     for (what, file) in [("the file", path), ("its folder", path.parent().unwrap_or(Path::new(".")))] {
