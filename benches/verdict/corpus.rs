@@ -56,7 +56,7 @@ pub const HOURS: f64 = 48.0;
 /// What is no leak. The first [`TUNED`] were at hand while the detector was tuned; the rest were held out, and what is claimed of
 /// the detector outside its model is claimed of them. Those from `one_over_f` to `mix_of_4` were held out once, showed what was
 /// wrong, and are no test of that any more.
-pub const NUISANCES: [&str; 32] = [
+pub const NUISANCES: [&str; 37] = [
     "quiet",
     "long_memory",
     "sawtooth",
@@ -83,6 +83,11 @@ pub const NUISANCES: [&str; 32] = [
     "flattening",
     "weekdays",
     "follows_load",
+    "second_warm_up",
+    "late_arenas",
+    "first_busy_day",
+    "log_growth",
+    "wide_mix",
     // held out
     "batch_nights",
     "heavy_tails",
@@ -92,9 +97,24 @@ pub const NUISANCES: [&str; 32] = [
     "mix_of_5",
 ];
 /// How many of [`NUISANCES`] were used for tuning.
-pub const TUNED: usize = 26;
+pub const TUNED: usize = 31;
 /// Those of [`NUISANCES`] that mixtures are made of: from `long_memory` to `coarse_counter`.
 const PARTS: (u64, u64) = (1, 11);
+/// ... and those that `wide_mix` draws from beside them.
+const WIDE_PARTS: [&str; 12] = [
+    "one_over_f",
+    "jittered_gc",
+    "office_hours",
+    "two_warm_ups",
+    "telegraph",
+    "flattening",
+    "weekdays",
+    "follows_load",
+    "second_warm_up",
+    "late_arenas",
+    "first_busy_day",
+    "log_growth",
+];
 
 /// How a leak goes.
 pub const LEAKS: [&str; 6] = ["linear", "late", "stepped", "bursty", "duty_cycled", "per_request"];
@@ -257,6 +277,41 @@ fn disturb(name: &str, d: &mut Draft, rng: &mut Rng) {
             let tau_h = rng.log_range(0.05, 1.0) * 24.0 / left;
             add(d, |t| amp * (1.0 - (-(t / tau_h).powf(stretch)).exp()));
         }
+        "second_warm_up" => {
+            // As large and as slow as a first one, at any time: another model is loaded, another endpoint is called for the first time.
+            if rng.chance(0.5) {
+                let (amp, tau_h) = (rng.range(50.0, 300.0), rng.log_range(0.333, 3.0));
+                add_warm(d, amp, tau_h);
+            }
+            let (at, amp, tau_h) = (rng.log_range(0.7, 40.0), rng.range(50.0, 300.0), rng.log_range(0.333, 3.0));
+            add(d, |t| amp * (1.0 - (-(t - at).max(0.0) / tau_h).exp()));
+        }
+        "late_arenas" => {
+            let until = rng.range(5.0, 14.0);
+            for _ in 0..rng.whole(3, 5) {
+                let (at, size) = (rng.range(0.0, until), rng.range(5.0, 64.0));
+                add(d, |t| if t >= at { size } else { 0.0 });
+            }
+        }
+        "first_busy_day" => {
+            // A Sunday, and then Monday: the load of a day, twice to ten times that of the day before, in a smooth wave or with edges.
+            let (amp, quiet, monday) = (rng.range(10.0, 80.0), rng.range(0.1, 0.5), rng.range(0.0, 24.0));
+            let edged = rng.chance(0.5);
+            let edge = |x: f64| 1.0 / (1.0 + (-x / 0.7).exp());
+            add(d, |t| {
+                let h = (t - monday).rem_euclid(24.0);
+                let smooth = 0.5 - 0.5 * (std::f64::consts::TAU * (h - 3.0) / 24.0).cos();
+                let wave = if edged { edge(h - 8.0) - edge(h - 19.0) } else { smooth };
+                amp * wave * if t < monday { quiet } else { 1.0 }
+            });
+        }
+        "log_growth" => {
+            // Ever more slowly without an end: what fragments, what is interned. Less than 6 MB of it is left after a day.
+            let (amp, knee_h) = (rng.range(50.0, 300.0), rng.log_range(0.05, 1.0));
+            let whole = |t: f64| (1.0 + t / knee_h).ln() / (1.0 + HOURS / knee_h).ln();
+            let amp = amp.min(6.0 / (1.0 - whole(24.0)));
+            add(d, |t| amp * whole(t));
+        }
         "weekdays" => {
             let (amp, phase, day) = (rng.range(5.0, 35.0), rng.range(0.0, 24.0), rng.whole(0, 6));
             let quiet = rng.range(0.1, 0.5);
@@ -347,15 +402,21 @@ fn parts(kind: usize, rng: &mut Rng) -> Vec<&'static str> {
         "mix_of_3" => 3,
         "mix_of_4" => 4,
         "mix_of_5" => 5,
+        "wide_mix" => rng.whole(2, 4) as usize,
         "restarts_saw" => return vec!["restarts", "sawtooth"],
         "warm_day_saw" => return vec!["warm_up", "day_cycle", "sawtooth"],
         one => return vec![one],
     };
+    let wide = NUISANCES[kind] == "wide_mix";
     let mut out: Vec<&str> = Vec::new();
     while out.len() < count {
-        let part = NUISANCES[rng.whole(PARTS.0, PARTS.1) as usize];
+        let part = if wide && rng.chance(0.5) {
+            WIDE_PARTS[rng.whole(0, WIDE_PARTS.len() as u64 - 1) as usize]
+        } else {
+            NUISANCES[rng.whole(PARTS.0, PARTS.1) as usize]
+        };
         // A process has one start.
-        let starts = ["warm_up", "cache", "restarts"];
+        let starts = ["warm_up", "cache", "restarts", "two_warm_ups", "flattening", "log_growth"];
         let clash = starts.contains(&part) && out.iter().any(|p| starts.contains(p));
         if !out.contains(&part) && !clash {
             out.push(part);

@@ -229,14 +229,67 @@ impl History {
     }
 }
 
+/// The scalar Kalman filter of one kind of noise: turns a series, or a column, into innovations of variance one, block by block.
+#[derive(Debug, Clone, Copy)]
+pub struct Whitener {
+    noise: Noise,
+    variance: f64,
+    last_h: Option<f64>,
+}
+
+/// What the filter does with one block.
+#[derive(Debug, Clone, Copy)]
+pub struct Gains {
+    phi: f64,
+    gain: f64,
+    scale: f64,
+    /// Logarithm of the innovation's variance.
+    pub ln_s: f64,
+}
+
+impl Gains {
+    /// The innovation of a column, of which `mean` is the state.
+    #[inline]
+    pub fn whiten(&self, value: f64, mean: &mut f64) -> f64 {
+        let predicted = self.phi * *mean;
+        let innovation = value - predicted;
+        *mean = predicted + self.gain * innovation;
+        innovation * self.scale
+    }
+}
+
+impl Whitener {
+    /// At the beginning of an incarnation.
+    pub fn new(noise: Noise) -> Self {
+        Whitener { noise, variance: 1.0 - noise.white, last_h: None }
+    }
+
+    /// Goes on to the block at `t_h`, `in_segment_h` hours into its segment, which has `white_factor` times the white noise of a full one.
+    pub fn advance(&mut self, t_h: f64, in_segment_h: f64, white_factor: f64) -> Gains {
+        let stationary = 1.0 - self.noise.white;
+        let phi = self.last_h.map_or(0.0, |last| (-(t_h - last) / self.noise.tau_h).exp());
+        let wander = if self.noise.unsettled {
+            let since = self.last_h.map_or(0.0, |last| t_h - last).min(1.0);
+            WANDER * since * (-in_segment_h / WANDER_TAU_H).exp()
+        } else {
+            0.0
+        };
+        self.last_h = Some(t_h);
+        let prior = phi * phi * self.variance + (1.0 - phi * phi) * stationary + wander;
+        let s = prior + self.noise.white * white_factor;
+        let gain = prior / s;
+        self.variance = prior - gain * prior;
+        Gains { phi, gain, scale: 1.0 / s.sqrt(), ln_s: s.ln() }
+    }
+}
+
 /// One whitened regression under one kind of noise.
 #[derive(Debug, Clone)]
 pub struct Filter {
     /// Which noise.
     pub noise: Noise,
     mean: [f64; COLUMNS],
-    variance: f64,
-    last_h: Option<f64>,
+    whitener: Whitener,
     /// Upper triangle, row by row.
     gram: Vec<f64>,
     /// Sum of the logarithms of the innovation variances.
@@ -251,8 +304,7 @@ impl Filter {
         Filter {
             noise,
             mean: [0.0; COLUMNS],
-            variance: 1.0 - noise.white,
-            last_h: None,
+            whitener: Whitener::new(noise),
             gram: touched_zeroes(triangle(COLUMNS)),
             ln_s: 0.0,
             history: History::default(),
@@ -269,27 +321,11 @@ impl Filter {
         steps: usize,
         onsets: usize,
     ) {
-        let stationary = 1.0 - self.noise.white;
-        let phi = self.last_h.map_or(0.0, |last| (-(t_h - last) / self.noise.tau_h).exp());
-        let wander = if self.noise.unsettled {
-            let since = self.last_h.map_or(0.0, |last| t_h - last).min(1.0);
-            WANDER * since * (-in_segment_h / WANDER_TAU_H).exp()
-        } else {
-            0.0
-        };
-        self.last_h = Some(t_h);
-        let prior = phi * phi * self.variance + (1.0 - phi * phi) * stationary + wander;
-        let s = prior + self.noise.white * white_factor;
-        let gain = prior / s;
-        self.variance = prior - gain * prior;
-        self.ln_s += s.ln();
+        let gains = self.whitener.advance(t_h, in_segment_h, white_factor);
+        self.ln_s += gains.ln_s;
         let mut e = [0.0; COLUMNS];
-        let scale = 1.0 / s.sqrt();
         for ((e, mean), value) in e.iter_mut().zip(&mut self.mean).zip(values) {
-            let predicted = phi * *mean;
-            let innovation = value - predicted;
-            *mean = predicted + gain * innovation;
-            *e = innovation * scale;
+            *e = gains.whiten(*value, mean);
         }
         // Columns in use lie in two runs and the series itself; whole runs are what a compiler can make fast.
         let runs = [0..STEP_0 + steps, DAY_0..HINGE_0 + onsets, Y..COLUMNS];
@@ -314,8 +350,7 @@ impl Filter {
     /// A new incarnation: its noise starts anew.
     pub fn restart(&mut self) {
         self.mean = [0.0; COLUMNS];
-        self.last_h = None;
-        self.variance = 1.0 - self.noise.white;
+        self.whitener = Whitener::new(self.noise);
     }
 
     /// The Gram entry of two columns.

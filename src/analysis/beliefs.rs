@@ -21,6 +21,22 @@ pub fn ln_prior_of_sign(z: f64) -> f64 {
     (2.0 * (P_SHRINKS + (1.0 - 2.0 * P_SHRINKS) * grows)).ln()
 }
 
+/// The same for a claim that goes up or down for sure.
+pub fn odds_of_sign(rate: f64) -> f64 {
+    if rate > 0.0 { 2.0 * (1.0 - P_SHRINKS) } else { 2.0 * P_SHRINKS }
+}
+
+/// Prior probabilities of what rises during the run and is no leak: a second warm-up, ...
+pub const P_SECOND_START: f64 = 0.2;
+/// ... a day that is busier than the one before, ...
+pub const P_BUSY_DAY: f64 = 0.2;
+/// ... the edge of one, ...
+pub const P_EDGE: f64 = 0.2;
+/// ... growth that flattens more slowly than any warm-up, ...
+pub const P_SLOW: f64 = 0.05;
+/// ... and arenas that are too small to be seen as steps.
+pub const P_ARENAS: f64 = 0.1;
+
 /// Prior odds: nothing drifts, a little drifts, something leaks.
 pub const P_NONE: f64 = 0.5;
 pub const P_TOLERATED: f64 = 0.3;

@@ -6,11 +6,10 @@
 //! and over its later part alone. A warm-up that bends more slowly than any on the grid, a cache that is full, a day's edge that
 //! lies behind: all of them claim more than their recent past holds.
 
-use super::bank::touched_room;
-use super::bank::{WARM, eliminate, pair, warm_shape};
-use super::bends::straighter;
+use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape};
 use super::blocks::Block;
 use super::regression::Regression;
+use super::rivals;
 
 /// What is claimed.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +28,10 @@ pub struct Claim {
     pub day: bool,
     /// Standard deviation of the noise.
     pub noise: f64,
+    /// Its kind.
+    pub kind: Noise,
+    /// Drift over the horizon, tolerances.
+    pub drift: f64,
 }
 
 /// How far a claim is borne out.
@@ -58,18 +61,14 @@ const SHOWN_LAST: f64 = 0.3;
 const GONE: f64 = 0.65;
 /// ... where the series shows between so much and so much of what is claimed: more is growth of another kind.
 const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
-/// Time constants of late warm-ups, hours.
-const BENDS_H: [f64; 6] = [0.3, 0.6, 1.0, 1.6, 2.4, 3.4];
-/// By this age (twice the slowest of them) what bends has bent: its last quarter shows it.
-const BENT_H: f64 = 7.0;
-/// Hours before the onset that show the level it rose from.
-const BEFORE_H: f64 = 5.0;
-/// Blocks in a row that say the same.
-const ALIKE: f64 = 4.0;
-/// By how much a straight line must be likelier than any bend (twice the logarithm) ...
-const STRAIGHT: f64 = 4.0;
-/// ... and a leak that was there from the start, than a second warm-up.
-const STRAIGHTER: f64 = 2.0;
+/// By how much a leak must be likelier than all that rises like one and is none (natural logarithm) ...
+const ODDS: f64 = 4.0;
+/// ... and after a day, when what bends has bent.
+const ODDS_LATER: f64 = 3.0;
+/// A day, hours.
+const DAY_H: f64 = 24.0;
+/// For so long what is said to shrink must lie below where it began, hours.
+const FALLEN_H: f64 = 12.0;
 /// Within so many hours ...
 const STEEP_H: f64 = 1.0;
 /// ... more than any usual start takes, tolerances (325 MB).
@@ -122,29 +121,15 @@ impl Kept {
         Some(Shares { whole, lately, last: later(0.75).unwrap_or(lately) })
     }
 
-    /// Whether growth that set in during the run may as well be a late warm-up, which bends: judged by the blocks of the last
-    /// incarnation, straight lines and bends from about the onset on.
-    fn may_bend(&self, claim: &Claim) -> bool {
-        let rows = self.rows(claim, &|b: &Block| claim.rate * (b.t_h - claim.onset_h).max(0.0));
-        let Some(last) = rows.last() else { return true };
-        let rows: Vec<&Row> =
-            rows.iter().filter(|r| r.segment == last.segment && r.t_h > claim.onset_h - BEFORE_H).collect();
-        let onsets = || [-2.0, -1.0, 0.0, 1.0].iter().map(|off| claim.onset_h + off);
-        let bends = |value: &dyn Fn(&Row) -> f64| {
-            let least = |shapes: &mut dyn Iterator<Item = (f64, Option<f64>)>| {
-                let left = shapes.map(|(onset, tau)| {
-                    let x = |t: f64| (t - onset).max(0.0);
-                    unexplained(&rows, value, |t| tau.map_or(x(t), |tau| 1.0 - (-x(t) / tau).exp()))
-                });
-                left.fold(f64::INFINITY, f64::min)
-            };
-            let straight = least(&mut onsets().map(|onset| (onset, None)));
-            let bent = least(&mut onsets().flat_map(|onset| BENDS_H.iter().map(move |tau| (onset, Some(*tau)))));
-            let floor = 1e-6 * rows.len() as f64;
-            ((bent + floor) / (straight + floor)).ln() * rows.len() as f64 / ALIKE < STRAIGHT
-        };
-        // A steep bend is partly taken for steps.
-        bends(&|r| r.left) || bends(&|r| r.left + r.stepped)
+    /// Whether what is said to shrink has fallen at all: a start that is said to rise meanwhile could hide anything.
+    pub fn has_fallen(&self, claim: &Claim) -> bool {
+        let (Some(first), Some(last)) = (self.blocks.first(), self.blocks.last()) else { return false };
+        claim.rate > 0.0 || first.segment != last.segment || last.y - first.y < 0.4 * grown(claim, last)
+    }
+
+    /// How much likelier the claim is than its rivals.
+    pub fn ln_odds(&self, claim: &Claim, horizon_h: f64) -> f64 {
+        rivals::ln_odds(&self.blocks, &self.stepped, claim, horizon_h, &|b| grown(claim, b))
     }
 
     /// Whether the series itself bears the claim out.
@@ -156,17 +141,11 @@ impl Kept {
         if late && young > claim.onset_h - 1.0 && age_h < AFTER_RESTART_H {
             return Shown::No;
         }
-        if late && age_h < BENT_H && self.may_bend(claim) {
-            return Shown::No;
-        }
         let gone = claim.sure * grown(claim, last).abs();
         // What gains hundreds of megabytes within the hour is not waited for until it bends.
         let steep = age_h < STEEP_H && gone > STEEP;
-        if !late && age_h < BENT_H && !steep {
-            let grown = |b: &Block| grown(claim, b);
-            if straighter(&self.blocks, &self.stepped, claim, horizon_h, &grown) < STRAIGHTER {
-                return Shown::No;
-            }
+        if age_h < FALLEN_H && !self.has_fallen(claim) {
+            return Shown::No;
         }
         // A day that has not come round can be made to hide that nothing grows any more.
         let days: &[bool] = if claim.day && age_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
@@ -178,11 +157,15 @@ impl Kept {
             as_claimed &= i > 0 || shares.is_some_and(|s| AS_CLAIMED.contains(&s.whole));
             shares.is_some_and(|s| s.whole.abs() > SHOWN && s.lately > least && (!late || s.last > SHOWN_LAST))
         });
-        match shown {
-            false => Shown::No,
-            true if steep && as_claimed => Shown::Steep,
-            true if gone > GONE && as_claimed => Shown::ToleranceGone,
-            true => Shown::Yes,
+        // What else it might be is asked last: that costs more than all before.
+        let enough = if last.t_h < DAY_H { ODDS } else { ODDS_LATER };
+        if !shown || self.ln_odds(claim, horizon_h) < enough {
+            return Shown::No;
+        }
+        match as_claimed {
+            true if steep => Shown::Steep,
+            true if gone > GONE => Shown::ToleranceGone,
+            _ => Shown::Yes,
         }
     }
 
@@ -301,20 +284,6 @@ struct Row {
     claimed: f64,
     left: f64,
     stepped: f64,
-}
-
-/// Sum of squares that a level and a shape leave of what is left of the series.
-fn unexplained(rows: &[&Row], value: &dyn Fn(&Row) -> f64, shape: impl Fn(f64) -> f64) -> f64 {
-    let n = rows.len() as f64;
-    let x: Vec<f64> = rows.iter().map(|r| shape(r.t_h)).collect();
-    let (mx, my) = (x.iter().sum::<f64>() / n, rows.iter().map(|r| value(r)).sum::<f64>() / n);
-    let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
-    for (x, r) in x.iter().zip(rows) {
-        xx += (x - mx).powi(2);
-        xy += (x - mx) * (value(r) - my);
-        yy += (value(r) - my).powi(2);
-    }
-    if xx > 0.0 { yy - xy * xy / xx } else { yy }
 }
 
 /// Slope of what is left on what is claimed, within segments. `None` from too few blocks.

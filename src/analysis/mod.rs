@@ -13,23 +13,24 @@
 //! 8. `mixture`: what that amounts to; `beliefs`: what was believed beforehand;
 //! 9. `steps`: are the steps a leak;
 //! 10. `growth`: does the series itself show what an alarm would claim of it;
-//! 11. `bends`: might a second warm-up be what is taken for a leak;
+//! 11. `rivals`: what else might it be that rises like that (`design` is the regression that asks it);
 //! 12. `conclude`: verdict, interval, shape.
 //!
 //! [`fleet`] compares hosts and is a subject of its own.
 
 mod bank;
 mod beliefs;
-mod bends;
 mod blocks;
 pub mod compare;
 mod conclude;
+mod design;
 pub mod fleet;
 mod growth;
 mod mixture;
 mod outliers;
 mod posterior;
 mod regression;
+mod rivals;
 mod sawtooth;
 mod special;
 mod steps;
@@ -223,9 +224,9 @@ impl Detector {
 
 /// Posterior probability left for a drift of less than half the tolerance when the alarm rings. Looking all the time is priced in:
 /// on simulated series watched throughout, these values ring falsely in about one in a hundred.
-const DOUBT: f64 = 0.02;
+const DOUBT: f64 = 0.05;
 /// ... where much of the tolerance is gone for sure: waiting costs more than asking, but for the first hour, when any start is steep.
-const DOUBT_GONE: f64 = 0.08;
+const DOUBT_GONE: f64 = 0.2;
 /// How long that is.
 const FIRST_H: f64 = 1.0;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.

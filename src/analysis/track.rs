@@ -159,7 +159,8 @@ impl Track {
         let per_unit = h.mean / h.factor.max(f64::MIN_POSITIVE);
         let rate = if by_requests { per_unit } else { per_unit / self.horizon_h };
         let sure = (1.0 - 2.0 * h.variance.sqrt() / h.mean.abs().max(f64::MIN_POSITIVE)).max(0.0);
-        Some(Claim { onset_h, rate, sure, by_requests, warm: h.warm, day: h.day, noise: h.noise_variance.sqrt() })
+        let (noise, kind) = (h.noise_variance.sqrt(), self.regression.filters[h.noise].noise);
+        Some(Claim { onset_h, rate, sure, by_requests, warm: h.warm, day: h.day, noise, kind, drift: h.mean })
     }
 
     /// What the steps amount to.

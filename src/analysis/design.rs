@@ -1,0 +1,283 @@
+//! A series of blocks as a regression that can be asked again and again: whitened, its own columns taken out, so that one more column
+//! costs no more than its products with the rest.
+//!
+//! Columns: in each incarnation level, start and steps; shared by all, a day, the growth that is claimed, growth from the start.
+//! All are whitened by the noise under which the claim was the likeliest. What the columns are weighed by is left to `rivals`.
+
+use super::bank::{Gains, WARM, Whitener, eliminate, pair, warm_shape};
+use super::blocks::Block;
+use super::growth::Claim;
+use super::regression::{NOISE_FLOOR, prior};
+
+/// Steps that are free in an incarnation; older ones are taken out as they were seen.
+const STEPS: usize = 8;
+/// Level, two warm-ups as claimed and one more, steps: an incarnation's own columns.
+const OWN: usize = 4 + STEPS;
+/// Columns of the day.
+const DAY: usize = 4;
+/// Day, the claimed growth, growth from the start, the series.
+const SHARED: usize = DAY + 3;
+const N: usize = OWN + SHARED;
+const Y: usize = N - 1;
+
+/// Which growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// As it is claimed.
+    Claimed = 0,
+    /// Steady, from the start of the run.
+    Steady = 1,
+}
+
+/// What is left of a column, all that is taken out already: its products with both kinds of growth, with the series, with itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Products {
+    /// With [`Column::Claimed`] and [`Column::Steady`].
+    pub growth: [f64; 2],
+    /// With the series.
+    pub y: f64,
+    /// With itself.
+    pub own: f64,
+}
+
+/// One block: when, how it is whitened, and its whitened columns.
+struct Whitened {
+    t_h: f64,
+    gains: Gains,
+    row: [f64; N],
+}
+
+/// One incarnation.
+pub struct Incarnation {
+    /// When it began, hours.
+    pub from_h: f64,
+    /// Until when it went on.
+    pub until_h: f64,
+    rows: Vec<Whitened>,
+    /// Products of the columns, its own eliminated.
+    m: Vec<f64>,
+}
+
+/// See the module.
+pub struct Design {
+    /// All incarnations that have blocks.
+    pub incarnations: Vec<Incarnation>,
+    own_ridge: [f64; OWN],
+    day_ridge: [f64; DAY],
+    /// Products of the shared columns, the day eliminated.
+    m: Vec<f64>,
+    /// Logarithm of what the elimination of own columns and day leaves.
+    ln_det: f64,
+    noise: f64,
+    blocks: f64,
+    ln_s: f64,
+}
+
+/// Standard deviation of a start beside the claimed ones, tolerances.
+const START_SD: f64 = 4.0;
+
+impl Design {
+    /// Of these blocks, of which the steps have added `stepped` by then; `start_h` is the time constant of one more start, if there is one;
+    /// `grown` what the claim says has leaked by a block.
+    pub fn new(
+        blocks: &[Block],
+        stepped: &[f64],
+        claim: &Claim,
+        start_h: Option<f64>,
+        horizon_h: f64,
+        grown: &dyn Fn(&Block) -> f64,
+    ) -> Self {
+        let square = |sd: f64| (claim.noise / sd).powi(2).max(1e-12);
+        let mut own_ridge = [square(prior::STEP); OWN];
+        own_ridge[0] = square(prior::LEVEL);
+        own_ridge[1..3].fill(square(prior::of_start(0)));
+        own_ridge[3] = square(START_SD);
+        // A column that takes no part has a ridge that lets nothing through.
+        let day = |sd: f64| if claim.day { square(sd) } else { 1e30 };
+        let day_ridge = [day(prior::DAY), day(prior::DAY), day(prior::HALF_DAY), day(prior::HALF_DAY)];
+        let mut design = Design {
+            incarnations: Vec::new(),
+            own_ridge,
+            day_ridge,
+            m: vec![0.0; SHARED * SHARED],
+            ln_det: 0.0,
+            noise: claim.noise,
+            blocks: blocks.len() as f64,
+            ln_s: 0.0,
+        };
+        let mut at = 0;
+        for group in blocks.chunk_by(|a, b| a.segment == b.segment) {
+            design.add(group, &stepped[at..at + group.len()], claim, start_h, horizon_h, grown);
+            at += group.len();
+            if let Some(next) = blocks.get(at)
+                && let Some(last) = design.incarnations.last_mut()
+            {
+                last.until_h = next.from_h;
+            }
+        }
+        design.ln_det += eliminate(&mut design.m, SHARED, DAY, &design.day_ridge);
+        design
+    }
+
+    fn add(
+        &mut self,
+        group: &[Block],
+        stepped: &[f64],
+        claim: &Claim,
+        start_h: Option<f64>,
+        horizon_h: f64,
+        grown: &dyn Fn(&Block) -> f64,
+    ) {
+        let kinds = pair(claim.warm).unwrap_or([claim.warm, WARM]);
+        let from_h = group[0].from_h;
+        let mut jumps: Vec<usize> = (1..group.len()).filter(|i| stepped[*i] != stepped[*i - 1]).collect();
+        let fixed = jumps.len().saturating_sub(STEPS);
+        let taken_out = fixed.checked_sub(1).map(|last| stepped[jumps[last]]);
+        jumps.drain(..fixed);
+        let first = jumps.first().copied().unwrap_or(usize::MAX);
+        let mut whitener = Whitener::new(claim.kind);
+        let mut mean = [0.0; N];
+        let mut m = vec![0.0; N * N];
+        let mut rows = Vec::with_capacity(group.len());
+        for (i, b) in group.iter().enumerate() {
+            let since_h = b.t_h - from_h;
+            let warm = |k: usize| if k < WARM { warm_shape(k, since_h) } else { 0.0 };
+            let mut row = [0.0; N];
+            row[..3].copy_from_slice(&[1.0, warm(kinds[0]), warm(kinds[1])]);
+            row[3] = start_h.map_or(0.0, |tau| 1.0 - (-since_h / tau).exp());
+            for (c, jump) in jumps.iter().enumerate() {
+                row[4 + c] = f64::from(u8::from(i >= *jump));
+            }
+            if claim.day {
+                for harmonic in 0..2 {
+                    let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();
+                    (row[OWN + 2 * harmonic], row[OWN + 2 * harmonic + 1]) = (c, s);
+                }
+            }
+            row[OWN + DAY] = grown(b) / claim.drift;
+            row[OWN + DAY + 1] = b.t_h / horizon_h;
+            row[Y] = b.y - taken_out.map_or(0.0, |out| if i < first { stepped[i] } else { out });
+            let white = (10.0 / f64::from(b.ticks.clamp(1, 10))).sqrt();
+            let gains = whitener.advance(b.t_h, since_h, white);
+            self.ln_s += gains.ln_s;
+            for (value, mean) in row.iter_mut().zip(&mut mean) {
+                *value = gains.whiten(*value, mean);
+            }
+            for p in (0..N).filter(|p| row[*p] != 0.0) {
+                for q in p..N {
+                    m[p * N + q] += row[p] * row[q];
+                }
+            }
+            rows.push(Whitened { t_h: b.t_h, gains, row });
+        }
+        self.ln_det += eliminate(&mut m, N, OWN, &self.own_ridge);
+        for p in 0..SHARED {
+            for q in p..SHARED {
+                self.m[p * SHARED + q] += m[(OWN + p) * N + OWN + q];
+            }
+        }
+        let until_h = group[group.len() - 1].t_h;
+        self.incarnations.push(Incarnation { from_h, until_h, rows, m });
+    }
+
+    /// Ridge of a prior standard deviation.
+    pub fn ridge(&self, sd: f64) -> f64 {
+        (self.noise / sd).powi(2).max(1e-12)
+    }
+
+    /// ln of the likelihood of a sum of squares that is left, all else integrated out (`ln_det`: of what was eliminated beside own
+    /// columns and day), up to what all have in common.
+    pub fn ln_likelihood(&self, left: f64, ln_det: f64) -> f64 {
+        let shape = 1.5 + 0.5 * self.blocks;
+        let innovation = (self.ln_s / self.blocks.max(1.0)).exp();
+        let scale = shape * NOISE_FLOOR * NOISE_FLOOR / innovation;
+        -shape * (scale + 0.5 * left.max(0.0)).ln() - 0.5 * (self.ln_det + ln_det)
+    }
+
+    /// What is left of a growth column (its product with itself and with the series).
+    pub fn growth(&self, column: Column) -> (f64, f64) {
+        let c = DAY + column as usize;
+        (self.m[c * SHARED + c], self.m[c * SHARED + SHARED - 1])
+    }
+
+    /// What is left of the series' squares.
+    pub fn squares(&self) -> f64 {
+        self.m[SHARED * SHARED - 1]
+    }
+
+    /// What is left of a column that has this shape in one incarnation and is naught in all others.
+    pub fn column(&self, of: &Incarnation, shape: impl Fn(f64) -> f64) -> Products {
+        let mut c = [0.0; N];
+        let (mut own, mut mean) = (0.0, 0.0);
+        for w in &of.rows {
+            let value = shape(w.t_h);
+            if value == 0.0 && mean == 0.0 {
+                continue;
+            }
+            let e = w.gains.whiten(value, &mut mean);
+            own += e * e;
+            for (c, x) in c.iter_mut().zip(&w.row) {
+                *c += e * x;
+            }
+        }
+        self.take_out(of, &mut c, |f, lead| own -= f * lead);
+        let [claimed, steady, y] = [c[OWN + DAY], c[OWN + DAY + 1], c[Y]];
+        Products { growth: [claimed, steady], y, own: own.max(0.0) }
+    }
+
+    /// Takes own columns and day out of a column's products; `each` is told the column's share of a pivot and its product with it.
+    fn take_out(&self, of: &Incarnation, c: &mut [f64; N], mut each: impl FnMut(f64, f64)) {
+        for p in 0..OWN {
+            let f = c[p] / (of.m[p * N + p] + self.own_ridge[p]);
+            each(f, c[p]);
+            if f != 0.0 {
+                (p + 1..N).for_each(|q| c[q] -= f * of.m[p * N + q]);
+            }
+        }
+        for p in 0..DAY {
+            let f = c[OWN + p] / (self.m[p * SHARED + p] + self.day_ridge[p]);
+            each(f, c[OWN + p]);
+            (p + 1..SHARED).for_each(|q| c[OWN + q] -= f * self.m[p * SHARED + q]);
+        }
+    }
+
+    /// What is left of steps at places `at` (blocks of the last incarnation), and of their products with one another (upper triangle).
+    pub fn steps(&self, at: &[usize]) -> (Vec<Products>, Vec<f64>) {
+        let n = at.len();
+        let mut products = Vec::with_capacity(n);
+        let mut gram = vec![0.0; n * n];
+        let Some(of) = self.incarnations.last() else { return (products, gram) };
+        let mut shares: Vec<Vec<(f64, f64)>> = Vec::with_capacity(n);
+        let mut whitened: Vec<Vec<f64>> = Vec::with_capacity(n);
+        for from in at {
+            let (mut c, mut mean) = ([0.0; N], 0.0);
+            let mut column = vec![0.0; of.rows.len()];
+            for (w, e) in of.rows.iter().zip(&mut column).skip(*from) {
+                *e = w.gains.whiten(1.0, &mut mean);
+                for (c, x) in c.iter_mut().zip(&w.row) {
+                    *c += *e * x;
+                }
+            }
+            let mut taken = Vec::with_capacity(OWN + DAY);
+            self.take_out(of, &mut c, |f, lead| taken.push((f, lead)));
+            products.push(Products { growth: [c[OWN + DAY], c[OWN + DAY + 1]], y: c[Y], own: 0.0 });
+            shares.push(taken);
+            whitened.push(column);
+        }
+        for i in 0..n {
+            for j in i..n {
+                let later = at[i].max(at[j]);
+                let all: f64 = whitened[i][later..].iter().zip(&whitened[j][later..]).map(|(a, b)| a * b).sum();
+                let taken: f64 = shares[i].iter().zip(&shares[j]).map(|(a, b)| a.0 * b.1).sum();
+                gram[i * n + j] = all - taken;
+            }
+            products[i].own = gram[i * n + i].max(0.0);
+        }
+        (products, gram)
+    }
+
+    /// Times of the blocks of the last incarnation, hours.
+    pub fn times_h(&self) -> Vec<f64> {
+        self.incarnations.last().map_or(Vec::new(), |of| of.rows.iter().map(|w| w.t_h).collect())
+    }
+}

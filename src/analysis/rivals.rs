@@ -1,0 +1,291 @@
+//! What else might it be? The likeliest leak against all that rises like one for hours and is none.
+//!
+//! The model of `posterior` knows an incarnation's own start, but no start in the middle of it, no first busy day, no growth that flattens
+//! ever more slowly, no arenas too small to be seen as steps: too many hypotheses for every look. So the likeliest leak alone is held
+//! against them, when an alarm is near. Each rival may stand beside a leak too: what counts is whether, whichever rival there is, there
+//! is a leak (as claimed, or steady from the start) or a drift that would be tolerated. Priors are those of leaks, and of each rival.
+
+use super::bank::pair;
+use super::beliefs::{
+    P_ARENAS, P_BUSY_DAY, P_EDGE, P_FROM_START, P_LEAK, P_SECOND_START, P_SLOW, TOLERATED_SD, odds_of_sign,
+};
+use super::blocks::Block;
+use super::design::{Column, Design, Incarnation, Products};
+use super::growth::Claim;
+
+/// A rival: how it goes from its onset.
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    /// A second warm-up of this time constant, hours.
+    WarmUp(f64),
+    /// A busy day that rises for so many hours, and falls for as many.
+    Day(f64),
+    /// The edge of a working day, of this width, hours: the other one comes in the evening.
+    Edge(f64),
+    /// A stretched exponential: time constant, hours, and exponent.
+    Stretched(f64, f64),
+    /// A logarithm with this knee, hours.
+    Log(f64),
+}
+
+impl Shape {
+    fn at(self, since_h: f64) -> f64 {
+        let x = since_h.max(0.0);
+        match self {
+            Shape::WarmUp(tau) => 1.0 - (-x / tau).exp(),
+            Shape::Day(rise) => 0.5 - 0.5 * (std::f64::consts::PI * (x / rise).min(2.0)).cos(),
+            Shape::Edge(width) => 1.0 / (1.0 + (-since_h / width).exp()),
+            Shape::Stretched(tau, power) => 1.0 - (-(x / tau).powf(power)).exp(),
+            Shape::Log(knee) => (1.0 + x / knee).ln(),
+        }
+    }
+}
+
+/// Time constants of second warm-ups, hours.
+const TAUS_H: [f64; 5] = [0.35, 0.7, 1.3, 2.2, 3.5];
+/// Hours for which the memory of a busy day rises.
+const RISES_H: [f64; 4] = [6.0, 9.0, 12.0, 15.0];
+/// Widths of edges, hours.
+const EDGES_H: [f64; 3] = [0.25, 0.5, 0.9];
+/// Exponents, time constants and knees of growth that flattens.
+const POWERS: [f64; 3] = [0.45, 0.6, 0.8];
+const SLOW_TAUS_H: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
+const KNEES_H: [f64; 4] = [0.05, 0.2, 0.6, 2.0];
+/// Onsets that are tried, evenly over an incarnation.
+const ONSETS: usize = 20;
+/// A day that began longer ago shows its evening.
+const DAY_H: f64 = 16.0;
+/// Usual size (standard deviation) and largest size, tolerances: of starts ...
+const START: (f64, f64) = (4.0, 6.5);
+/// ... and of days.
+const BUSY: (f64, f64) = (1.0, 1.8);
+/// Of a logarithm, what the second half of the horizon adds.
+const AHEAD: (f64, f64) = (0.2, 0.25);
+/// How sharply the largest size ends, as a share of it.
+const SIZE_EDGE: f64 = 0.08;
+/// Incarnations, the last ones, in which rivals are looked for.
+const INCARNATIONS: usize = 2;
+/// A run younger than this may have a first start that the claim took for growth, hours; its time constant.
+const YOUNG_H: f64 = 12.0;
+const FIRST_START_H: f64 = 0.8;
+/// Growth less than this under a rival is no leak, tolerances.
+const LEAK_MIN: f64 = 0.5;
+/// Places where steps may be, steps at most, their usual size, and by when an allocator has made its arenas, hours.
+const PLACES: usize = 40;
+const ARENAS: usize = 5;
+const ARENA_SD: f64 = 0.8;
+const ARENAS_UNTIL_H: f64 = 14.0;
+
+/// A sum of exponentials, as its logarithm.
+#[derive(Debug, Clone, Copy)]
+struct LnSum(f64);
+
+impl LnSum {
+    fn add(&mut self, ln: f64) {
+        let top = self.0.max(ln);
+        if top > f64::NEG_INFINITY {
+            self.0 = top + ((self.0 - top).exp() + (ln - top).exp()).ln();
+        }
+    }
+}
+
+/// What grows beside a rival: column, standard deviation of its prior (tolerances), prior, and whether that is a leak.
+struct Growth {
+    column: Column,
+    sd: f64,
+    prior: f64,
+    leaks: bool,
+}
+
+/// How much likelier a leak is than none, whichever rival there is beside it (natural logarithm, priors included).
+pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64, grown: &dyn Fn(&Block) -> f64) -> f64 {
+    let Some(now_h) = blocks.last().map(|b| b.t_h).filter(|_| claim.drift != 0.0) else { return f64::NEG_INFINITY };
+    let late = claim.onset_h > 0.0;
+    let leak = P_LEAK * odds_of_sign(claim.rate);
+    let sd = 3.0_f64.hypot(claim.drift);
+    // A late onset is one of the two dozen of its grid.
+    let claimed = leak * if late { (1.0 - P_FROM_START) / 24.0 } else { P_FROM_START };
+    let mut growths = vec![
+        Growth { column: Column::Steady, sd: TOLERATED_SD, prior: 1.0 - P_LEAK, leaks: false },
+        Growth { column: Column::Claimed, sd, prior: claimed, leaks: true },
+    ];
+    if late || claim.by_requests {
+        growths.push(Growth { column: Column::Steady, sd, prior: leak * P_FROM_START, leaks: true });
+    }
+    let design = Design::new(blocks, stepped, claim, None, horizon_h, grown);
+    let mut weighed = Weighed { leak: LnSum(f64::NEG_INFINITY), other: LnSum(f64::NEG_INFINITY), claim, growths };
+    weighed.alone(&design);
+    // The claim may have taken a first start for growth: then the rival is a second one.
+    if !late && pair(claim.warm).is_none() && now_h < YOUNG_H {
+        weighed.rivals(&design, horizon_h, -std::f64::consts::LN_2);
+        let other = Design::new(blocks, stepped, claim, Some(FIRST_START_H), horizon_h, grown);
+        weighed.rivals(&other, horizon_h, -std::f64::consts::LN_2);
+    } else {
+        weighed.rivals(&design, horizon_h, 0.0);
+    }
+    if weighed.odds() > 0.0 {
+        weighed.arenas(&design);
+    }
+    weighed.odds()
+}
+
+struct Weighed<'a> {
+    leak: LnSum,
+    other: LnSum,
+    claim: &'a Claim,
+    growths: Vec<Growth>,
+}
+
+impl Weighed<'_> {
+    fn odds(&self) -> f64 {
+        self.leak.0 - self.other.0
+    }
+
+    fn add(&mut self, leaks: bool, ln: f64) {
+        if leaks { &mut self.leak } else { &mut self.other }.add(ln);
+    }
+
+    /// Leaks without a rival.
+    fn alone(&mut self, d: &Design) {
+        for g in self.growths.iter().filter(|g| g.leaks) {
+            let (own, y) = d.growth(g.column);
+            let (ridge, pivot) = (d.ridge(g.sd), own + d.ridge(g.sd));
+            if y * self.claim.rate > 0.0 {
+                self.leak.add(g.prior.ln() + d.ln_likelihood(d.squares() - y * y / pivot, (pivot / ridge).ln()));
+            }
+        }
+    }
+
+    /// All rivals but arenas.
+    fn rivals(&mut self, d: &Design, horizon_h: f64, ln_share: f64) {
+        for of in d.incarnations.iter().rev().take(INCARNATIONS) {
+            let spacing_h = (of.until_h - of.from_h) / ONSETS as f64;
+            let share = |p: f64, grid: usize| ln_share + (p * spacing_h / horizon_h / grid as f64).ln();
+            for i in 0..ONSETS {
+                let onset_h = of.from_h + (i as f64 + 0.3) * spacing_h;
+                for tau in TAUS_H {
+                    self.rival(d, of, onset_h, Shape::WarmUp(tau), START, share(P_SECOND_START, TAUS_H.len()));
+                }
+                if onset_h > of.until_h - DAY_H {
+                    for width in EDGES_H {
+                        self.rival(d, of, onset_h, Shape::Edge(width), BUSY, share(P_EDGE, EDGES_H.len()));
+                    }
+                    for rise in RISES_H {
+                        self.rival(d, of, onset_h, Shape::Day(rise), BUSY, share(P_BUSY_DAY, RISES_H.len()));
+                    }
+                }
+            }
+            let share = |grid: usize| ln_share + (P_SLOW / grid as f64).ln();
+            for power in POWERS {
+                for tau in SLOW_TAUS_H {
+                    let ln_prior = share(POWERS.len() * SLOW_TAUS_H.len());
+                    self.rival(d, of, of.from_h, Shape::Stretched(tau, power), START, ln_prior);
+                }
+            }
+            for knee in KNEES_H {
+                // No more than a tolerable part of it may be left.
+                let ahead = ((1.0 + horizon_h / knee) / (1.0 + 0.5 * horizon_h / knee)).ln();
+                let size = (AHEAD.0 / ahead, AHEAD.1 / ahead);
+                self.rival(d, of, of.from_h, Shape::Log(knee), size, share(KNEES_H.len()));
+            }
+        }
+    }
+
+    /// One rival, with each growth beside it.
+    fn rival(
+        &mut self,
+        d: &Design,
+        of: &Incarnation,
+        onset_h: f64,
+        shape: Shape,
+        (usual, most): (f64, f64),
+        ln_prior: f64,
+    ) {
+        let c = d.column(of, |t_h| shape.at(t_h - onset_h));
+        let ridge = d.ridge(usual);
+        let sign = self.claim.rate.signum();
+        for i in 0..self.growths.len() {
+            let g = &self.growths[i];
+            let (own, y) = d.growth(g.column);
+            let (growth_ridge, pivot) = (d.ridge(g.sd), own + d.ridge(g.sd));
+            let tied = c.growth[g.column as usize];
+            let left = c.own - tied * tied / pivot;
+            if left < 1e-9 * c.own {
+                continue;
+            }
+            let size = (c.y - tied * y / pivot) / (left + ridge);
+            let growth = (y - size * tied) / pivot;
+            if if g.leaks { growth * sign < LEAK_MIN } else { size * sign <= 0.0 } {
+                continue;
+            }
+            let over = ((size.abs() - most) / (SIZE_EDGE * most)).clamp(0.0, 7.0);
+            let squares = d.squares() - y * y / pivot - size * size * (left + ridge);
+            let ln_det = (pivot / growth_ridge).ln() + ((left + ridge) / ridge).ln();
+            let ln = ln_prior + g.prior.ln() - 0.5 * over * over + d.ln_likelihood(squares, ln_det);
+            self.add(self.growths[i].leaks, ln);
+        }
+    }
+
+    /// Steps at free times in the last incarnation, the best ones found one after another: an allocator's arenas.
+    fn arenas(&mut self, d: &Design) {
+        let times_h = d.times_h();
+        let n = PLACES;
+        let (Some(from_h), Some(to_h)) = (times_h.first(), times_h.last()) else { return };
+        if times_h.len() < n {
+            return;
+        }
+        let at: Vec<usize> = (0..n).map(|i| 1 + i * (times_h.len() - 2) / n).collect();
+        let (columns, gram) = d.steps(&at);
+        let density = ((to_h - from_h) / n as f64 / ARENAS_UNTIL_H).min(0.5);
+        for i in 0..self.growths.len() {
+            let g = &self.growths[i];
+            let ln_prior = (g.prior * P_ARENAS / ARENAS as f64).ln();
+            let leaks = g.leaks;
+            for ln in staircase(d, g, &columns, &gram, self.claim.rate.signum(), density) {
+                self.add(leaks, ln_prior + ln);
+            }
+        }
+    }
+}
+
+/// ln of the likelihood with one step more each time, up to as many as arenas make; `density` is a place's share of the time in which they do.
+fn staircase(d: &Design, g: &Growth, columns: &[Products], gram: &[f64], sign: f64, density: f64) -> Vec<f64> {
+    let n = columns.len();
+    let (own, y) = d.growth(g.column);
+    let (growth_ridge, pivot) = (d.ridge(g.sd), own + d.ridge(g.sd));
+    let ridge = d.ridge(ARENA_SD);
+    let tied: Vec<f64> = columns.iter().map(|c| c.growth[g.column as usize]).collect();
+    let mut with_y: Vec<f64> = columns.iter().zip(&tied).map(|(c, tied)| c.y - tied * y / pivot).collect();
+    let mut gram = gram.to_vec();
+    for i in 0..n {
+        for j in i..n {
+            gram[i * n + j] -= tied[i] * tied[j] / pivot;
+        }
+    }
+    let mut squares = d.squares() - y * y / pivot;
+    let mut ln_det = (pivot / growth_ridge).ln();
+    let mut ln_ways = 0.0;
+    let mut out = Vec::with_capacity(ARENAS);
+    let mut used = vec![false; n];
+    for count in 1..=ARENAS {
+        let gain = |i: usize| with_y[i] * with_y[i] / (gram[i * n + i] + ridge);
+        let free = (0..n).filter(|i| !used[*i] && gram[i * n + i] > 1e-6 * columns[*i].own && with_y[*i] * sign > 0.0);
+        let Some(b) = free.max_by(|i, j| gain(*i).total_cmp(&gain(*j))) else { break };
+        used[b] = true;
+        let p = gram[b * n + b] + ridge;
+        squares -= gain(b);
+        ln_det += (p / ridge).ln();
+        let row: Vec<f64> = (0..n).map(|j| gram[b.min(j) * n + b.max(j)]).collect();
+        let share = with_y[b] / p;
+        for i in 0..n {
+            with_y[i] -= share * row[i];
+            for j in i..n {
+                gram[i * n + j] -= row[i] * row[j] / p;
+            }
+        }
+        // Which step comes first does not matter; each goes the claim's way.
+        ln_ways += (2.0 * count as f64 * density).ln();
+        out.push(ln_ways + d.ln_likelihood(squares, ln_det));
+    }
+    out
+}
