@@ -39,6 +39,8 @@ pub struct Claim {
 pub enum Shown {
     /// Not.
     No,
+    /// It was not asked: nothing creeps that steps do not explain.
+    Stepped,
     /// It is.
     Yes,
     /// It is, as it is claimed, and much of the tolerance is gone for sure.

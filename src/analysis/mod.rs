@@ -197,6 +197,7 @@ impl Detector {
         }
         let left = match self.fine.shown() {
             Shown::No => 0.0,
+            Shown::Stepped => DOUBT_STEPPED,
             Shown::Steep => DOUBT_GONE,
             Shown::ToleranceGone if now_h > FIRST_H => DOUBT_GONE,
             Shown::Yes | Shown::ToleranceGone => DOUBT,
@@ -223,8 +224,10 @@ impl Detector {
 }
 
 /// Posterior probability left for a drift of less than half the tolerance when the alarm rings. Looking all the time is priced in:
-/// on simulated series watched throughout, these values ring falsely in about one in a hundred.
+/// on simulated series watched throughout, these values ring falsely in about one in a hundred: where growth creeps, ...
 const DOUBT: f64 = 0.05;
+/// ... where all rests on steps: no rival was weighed against them but arenas, ...
+const DOUBT_STEPPED: f64 = 0.02;
 /// ... where much of the tolerance is gone for sure: waiting costs more than asking, but for the first hour, when any start is steep.
 const DOUBT_GONE: f64 = 0.2;
 /// How long that is.

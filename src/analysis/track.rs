@@ -120,9 +120,9 @@ impl Track {
         let steps = self.stepping();
         let creeps = self.posterior.above(0.5).max(self.posterior.below(-0.5)) > 0.5;
         if steps.probability > 0.5 && !creeps {
-            return Shown::Yes;
+            return Shown::Stepped;
         }
-        self.claim().map_or(Shown::Yes, |claim| self.kept.shows(&claim, self.horizon_h))
+        self.claim().map_or(Shown::Stepped, |claim| self.kept.shows(&claim, self.horizon_h))
     }
 
     /// What the later half of the run says by itself, where it does not show the growth that the whole run is said to have: a cache
