@@ -57,18 +57,24 @@ const SHOWN: f64 = 0.4;
 const SHOWN_LATELY: f64 = 0.35;
 /// ... where it set in during the run: a late warm-up looks like a late leak until it bends.
 const SHOWN_LATE_ONSET: f64 = 0.6;
-/// ... and its last quarter then.
-const SHOWN_LAST: f64 = 0.3;
+/// ... and its last quarter ...
+const SHOWN_LAST: f64 = 0.2;
+/// ... then.
+const SHOWN_LAST_LATE_ONSET: f64 = 0.3;
 /// So much of the tolerance is much of it ...
 const GONE: f64 = 0.65;
 /// ... where the series shows between so much and so much of what is claimed: more is growth of another kind.
 const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
 /// By how much a leak must be likelier than all that rises like one and is none (natural logarithm) ...
-const ODDS: f64 = 4.0;
+const ODDS: f64 = 4.5;
 /// ... and after a day, when what bends has bent.
 const ODDS_LATER: f64 = 3.0;
 /// A day, hours.
 const DAY_H: f64 = 24.0;
+/// What gains more than so much an hour (65 MB, in tolerances) from the start on may be a cache that fills, for so long, hours, and until it is
+/// larger than any usual cache.
+const FILL_RATE: f64 = 1.3;
+const FILLS_H: f64 = 2.3;
 /// For so long what is said to shrink must lie below where it began, hours.
 const FALLEN_H: f64 = 12.0;
 /// Within so many hours ...
@@ -149,15 +155,20 @@ impl Kept {
         if age_h < FALLEN_H && !self.has_fallen(claim) {
             return Shown::No;
         }
+        let so_far = grown(claim, last).abs();
+        if !late && age_h < FILLS_H && so_far > FILL_RATE * age_h && so_far < STEEP {
+            return Shown::No;
+        }
         // A day that has not come round can be made to hide that nothing grows any more.
         let days: &[bool] = if claim.day && age_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
         let mut as_claimed = true;
         let shown = days.iter().enumerate().all(|(i, day)| {
             let shares = self.shares(&Claim { day: *day, ..*claim });
             // Steps that make up for what creeps the other way leave nothing grown.
-            let least = if late { SHOWN_LATE_ONSET } else { SHOWN_LATELY };
+            let (least, last) =
+                if late { (SHOWN_LATE_ONSET, SHOWN_LAST_LATE_ONSET) } else { (SHOWN_LATELY, SHOWN_LAST) };
             as_claimed &= i > 0 || shares.is_some_and(|s| AS_CLAIMED.contains(&s.whole));
-            shares.is_some_and(|s| s.whole.abs() > SHOWN && s.lately > least && (!late || s.last > SHOWN_LAST))
+            shares.is_some_and(|s| s.whole.abs() > SHOWN && s.lately > least && s.last > last)
         });
         // What else it might be is asked last: that costs more than all before.
         let enough = if last.t_h < DAY_H { ODDS } else { ODDS_LATER };

@@ -53,6 +53,8 @@ const SLOW_TAUS_H: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
 const KNEES_H: [f64; 4] = [0.05, 0.2, 0.6, 2.0];
 /// Onsets that are tried, evenly over an incarnation.
 const ONSETS: usize = 20;
+/// Where the best is looked for once more, as parts of their distance.
+const BETWEEN: [f64; 6] = [-0.6, -0.4, -0.2, 0.2, 0.4, 0.6];
 /// A day that began longer ago shows its evening.
 const DAY_H: f64 = 16.0;
 /// Usual size (standard deviation) and largest size, tolerances: of starts ...
@@ -161,10 +163,14 @@ impl Weighed<'_> {
         for of in d.incarnations.iter().rev().take(INCARNATIONS) {
             let spacing_h = (of.until_h - of.from_h) / ONSETS as f64;
             let share = |p: f64, grid: usize| ln_share + (p * spacing_h / horizon_h / grid as f64).ln();
+            let mut best = (f64::NEG_INFINITY, 0.0, 0.0);
             for i in 0..ONSETS {
                 let onset_h = of.from_h + (i as f64 + 0.3) * spacing_h;
                 for tau in TAUS_H {
-                    self.rival(d, of, onset_h, Shape::WarmUp(tau), START, share(P_SECOND_START, TAUS_H.len()));
+                    let ln = self.rival(d, of, onset_h, Shape::WarmUp(tau), START, share(P_SECOND_START, TAUS_H.len()));
+                    if ln > best.0 {
+                        best = (ln, onset_h, tau);
+                    }
                 }
                 if onset_h > of.until_h - DAY_H {
                     for width in EDGES_H {
@@ -173,6 +179,14 @@ impl Weighed<'_> {
                     for rise in RISES_H {
                         self.rival(d, of, onset_h, Shape::Day(rise), BUSY, share(P_BUSY_DAY, RISES_H.len()));
                     }
+                }
+            }
+            // The grid is coarse where a run is old: the best is looked for once more between its places.
+            for part in BETWEEN {
+                let (_, onset_h, tau) = best;
+                if tau > 0.0 {
+                    let ln_prior = share(P_SECOND_START, TAUS_H.len()) - (BETWEEN.len() as f64).ln();
+                    self.rival(d, of, onset_h + part * spacing_h, Shape::WarmUp(tau), START, ln_prior);
                 }
             }
             let share = |grid: usize| ln_share + (P_SLOW / grid as f64).ln();
@@ -191,7 +205,7 @@ impl Weighed<'_> {
         }
     }
 
-    /// One rival, with each growth beside it.
+    /// One rival, with each growth beside it. Returns what it came to without a leak.
     fn rival(
         &mut self,
         d: &Design,
@@ -200,7 +214,8 @@ impl Weighed<'_> {
         shape: Shape,
         (usual, most): (f64, f64),
         ln_prior: f64,
-    ) {
+    ) -> f64 {
+        let mut without = f64::NEG_INFINITY;
         let c = d.column(of, |t_h| shape.at(t_h - onset_h));
         let ridge = d.ridge(usual);
         let sign = self.claim.rate.signum();
@@ -222,8 +237,13 @@ impl Weighed<'_> {
             let squares = d.squares() - y * y / pivot - size * size * (left + ridge);
             let ln_det = (pivot / growth_ridge).ln() + ((left + ridge) / ridge).ln();
             let ln = ln_prior + g.prior.ln() - 0.5 * over * over + d.ln_likelihood(squares, ln_det);
-            self.add(self.growths[i].leaks, ln);
+            let leaks = g.leaks;
+            if !leaks {
+                without = ln;
+            }
+            self.add(leaks, ln);
         }
+        without
     }
 
     /// Steps at free times in the last incarnation, the best ones found one after another: an allocator's arenas.

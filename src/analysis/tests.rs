@@ -86,6 +86,36 @@ fn two_warm_ups_one_after_the_other_are_no_leak() {
 }
 
 #[test]
+fn what_warms_up_once_more_in_the_middle_of_a_run_is_no_leak() {
+    // As others' simulations had it when the detector still rang within the hour.
+    let warm = |h: f64, at: f64, tau: f64| 1.0 - (-(h - at).max(0.0) / tau).exp();
+    for (first, first_tau, second, second_tau, at) in
+        [(245.0, 0.65, 77.0, 1.83, 2.1), (127.0, 0.77, 75.0, 1.9, 3.0), (0.0, 1.0, 200.0, 2.5, 12.0)]
+    {
+        let both = |h: f64| first * warm(h, 0.0, first_tau) + second * warm(h, at, second_tau);
+        let f = batch(&series(36.0, 60.0, |h| 900.0 + both(h)), Params::default());
+        assert!(!f.alarmed && f.verdict != Verdict::Outside, "{second} MB from hour {at}: {f:?}");
+    }
+}
+
+#[test]
+fn the_first_busy_day_is_no_leak() {
+    // A Sunday with a third of the load, and Monday: 60 MB more within nine hours, and less again in the evening.
+    let wave = |h: f64| 0.5 - 0.5 * (std::f64::consts::TAU * (h - 3.0) / 24.0).cos();
+    let load = |h: f64| wave(h) * if h < 24.0 { 0.3 } else { 1.0 };
+    let f = batch(&series(48.0, 60.0, |h| 900.0 + 60.0 * load(h + 8.0)), Params::default());
+    assert!(!f.alarmed && f.verdict != Verdict::Outside, "{f:?}");
+}
+
+#[test]
+fn a_leak_that_sets_in_late_is_found_all_the_same() {
+    let f = batch(&series(30.0, 60.0, |h| 900.0 + 25.0 * (h - 10.0).max(0.0)), Params::default());
+    assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Linear), "{f:?}");
+    let after_h = (f.first_alarm_unix_s.expect("it rang") - START_UNIX_S) / 3600.0;
+    assert!(after_h > 10.0 && after_h < 18.0, "50 MB were gone at hour 12, it rang at hour {after_h:.1}");
+}
+
+#[test]
 fn a_collector_that_collects_unevenly_is_no_leak() {
     // Periods of 18 to 42 minutes and heights in proportion.
     let falls: Vec<f64> = (0..100)
