@@ -119,7 +119,9 @@ impl Track {
     pub fn shown(&self) -> Shown {
         let steps = self.stepping();
         let creeps = self.posterior.above(0.5).max(self.posterior.below(-0.5)) > 0.5;
-        if steps.probability > 0.5 && !creeps {
+        // Steps that leave no doubt by themselves need no growth between them to be weighed against anything.
+        let alone = steps.probability > 0.98 && steps.drift.abs() - 2.0 * steps.sd > 1.0;
+        if steps.probability > 0.5 && !creeps || alone {
             return Shown::Stepped;
         }
         self.claim().map_or(Shown::Stepped, |claim| self.kept.shows(&claim, self.horizon_h))
