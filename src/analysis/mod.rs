@@ -198,9 +198,16 @@ impl Detector {
         let left = match self.fine.shown() {
             Shown::No => 0.0,
             Shown::Stepped => DOUBT_STEPPED,
-            Shown::Steep => DOUBT_GONE,
-            Shown::ToleranceGone if now_h > FIRST_H => DOUBT_GONE,
-            Shown::Yes | Shown::ToleranceGone => DOUBT,
+            Shown::Steep => DOUBT_GONE_YOUNG,
+            Shown::ToleranceGone if now_h > YOUNG_H => DOUBT_GONE,
+            Shown::ToleranceGone if now_h > FIRST_H => DOUBT_GONE_YOUNG,
+            Shown::Yes | Shown::ToleranceGone => {
+                if now_h > YOUNG_H {
+                    DOUBT
+                } else {
+                    DOUBT_YOUNG
+                }
+            }
         };
         if doubt > left / f64::from(self.params.series_count.max(1)).sqrt() {
             self.evident = None;
@@ -230,7 +237,12 @@ const DOUBT: f64 = 0.05;
 const DOUBT_STEPPED: f64 = 0.02;
 /// ... where much of the tolerance is gone for sure: waiting costs more than asking, but for the first hour, when any start is steep.
 const DOUBT_GONE: f64 = 0.2;
-/// How long that is.
+/// Both while the run is young: what doubt is left then is mostly that it may be warming up.
+const DOUBT_YOUNG: f64 = 0.02;
+const DOUBT_GONE_YOUNG: f64 = 0.08;
+/// Hours until a run is no longer young: twice the slowest time constant of a usual start.
+const YOUNG_H: f64 = 7.0;
+/// How long the first hour is.
 const FIRST_H: f64 = 1.0;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.
 const LIKELY: f64 = 0.85;

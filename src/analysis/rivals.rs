@@ -59,6 +59,8 @@ const BETWEEN: [f64; 6] = [-0.6, -0.4, -0.2, 0.2, 0.4, 0.6];
 const DAY_H: f64 = 16.0;
 /// Usual size (standard deviation) and largest size, tolerances: of starts ...
 const START: (f64, f64) = (4.0, 6.5);
+/// ... of what begins with an incarnation ...
+const FIRST_START: (f64, f64) = (6.0, 12.0);
 /// ... and of days.
 const BUSY: (f64, f64) = (1.0, 1.8);
 /// Of a logarithm, what the second half of the horizon adds.
@@ -166,8 +168,9 @@ impl Weighed<'_> {
             let mut best = (f64::NEG_INFINITY, 0.0, 0.0);
             for i in 0..ONSETS {
                 let onset_h = of.from_h + (i as f64 + 0.3) * spacing_h;
+                let size = if i == 0 { FIRST_START } else { START };
                 for tau in TAUS_H {
-                    let ln = self.rival(d, of, onset_h, Shape::WarmUp(tau), START, share(P_SECOND_START, TAUS_H.len()));
+                    let ln = self.rival(d, of, onset_h, Shape::WarmUp(tau), size, share(P_SECOND_START, TAUS_H.len()));
                     if ln > best.0 {
                         best = (ln, onset_h, tau);
                     }
