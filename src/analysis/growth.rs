@@ -7,6 +7,7 @@
 //! lies behind: all of them claim more than their recent past holds.
 
 use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape};
+use super::bends::straighter;
 use super::blocks::Block;
 use super::regression::Regression;
 use super::rivals;
@@ -65,6 +66,10 @@ const SHOWN_LAST_LATE_ONSET: f64 = 0.3;
 const GONE: f64 = 0.65;
 /// ... where the series shows between so much and so much of what is claimed: more is growth of another kind.
 const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
+/// By this age what bends has bent; until then a leak that was there from the start must be straighter than a second warm-up by so much
+/// (twice the logarithm).
+const BENT_H: f64 = 7.0;
+const STRAIGHTER: f64 = 2.0;
 /// By how much a leak must be likelier than all that rises like one and is none (natural logarithm) ...
 const ODDS: f64 = 4.5;
 /// ... and after a day, when what bends has bent.
@@ -154,6 +159,12 @@ impl Kept {
         let steep = age_h < STEEP_H && gone > STEEP;
         if age_h < FALLEN_H && !self.has_fallen(claim) {
             return Shown::No;
+        }
+        if !late && age_h < BENT_H && !steep {
+            let grown = |b: &Block| grown(claim, b);
+            if straighter(&self.blocks, &self.stepped, claim, horizon_h, &grown) < STRAIGHTER {
+                return Shown::No;
+            }
         }
         let so_far = grown(claim, last).abs();
         if !late && age_h < FILLS_H && so_far > FILL_RATE * age_h && so_far < STEEP {

@@ -13,13 +13,14 @@
 //! 8. `mixture`: what that amounts to; `beliefs`: what was believed beforehand;
 //! 9. `steps`: are the steps a leak;
 //! 10. `growth`: does the series itself show what an alarm would claim of it;
-//! 11. `rivals`: what else might it be that rises like that (`design` is the regression that asks it);
+//! 11. `bends`: might a second warm-up be what is taken for a leak from the start; `rivals`: what else might it be that rises like that (`design` is the regression that asks it);
 //! 12. `conclude`: verdict, interval, shape.
 //!
 //! [`fleet`] compares hosts and is a subject of its own.
 
 mod bank;
 mod beliefs;
+mod bends;
 mod blocks;
 pub mod compare;
 mod conclude;
