@@ -145,8 +145,8 @@ impl Kept {
         rivals::ln_odds(&self.blocks, &self.stepped, claim, horizon_h, &|b| grown(claim, b))
     }
 
-    /// Whether the series itself bears the claim out.
-    pub fn shows(&self, claim: &Claim, horizon_h: f64) -> Shown {
+    /// Whether the series itself bears the claim out; `stepped` where its steps are a leak whatever creeps between them.
+    pub fn shows(&self, claim: &Claim, horizon_h: f64, stepped: bool) -> Shown {
         let Some(last) = self.blocks.last() else { return Shown::No };
         let young = self.blocks.iter().rev().take_while(|b| b.segment == last.segment).last().map_or(0.0, |b| b.from_h);
         let age_h = last.t_h - claim.onset_h;
@@ -183,8 +183,11 @@ impl Kept {
         });
         // What else it might be is asked last: that costs more than all before.
         let enough = if last.t_h < DAY_H { ODDS } else { ODDS_LATER };
-        if !shown || self.ln_odds(claim, horizon_h) < enough {
+        if !shown {
             return Shown::No;
+        }
+        if self.ln_odds(claim, horizon_h) < enough {
+            return if stepped { Shown::Stepped } else { Shown::No };
         }
         match as_claimed {
             true if steep => Shown::Steep,

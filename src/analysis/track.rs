@@ -119,12 +119,12 @@ impl Track {
     pub fn shown(&self) -> Shown {
         let steps = self.stepping();
         let creeps = self.posterior.above(0.5).max(self.posterior.below(-0.5)) > 0.5;
-        // Steps that leave no doubt by themselves need no growth between them to be weighed against anything.
-        let alone = steps.probability > 0.98 && steps.drift.abs() - 2.0 * steps.sd > 1.0;
-        if steps.probability > 0.5 && !creeps || alone {
+        if steps.probability > 0.5 && !creeps {
             return Shown::Stepped;
         }
-        self.claim().map_or(Shown::Stepped, |claim| self.kept.shows(&claim, self.horizon_h))
+        // Steps that leave no doubt by themselves need no growth between them to be weighed against its rivals.
+        let alone = steps.probability > 0.98 && steps.drift.abs() - 2.0 * steps.sd > 1.0;
+        self.claim().map_or(Shown::Stepped, |claim| self.kept.shows(&claim, self.horizon_h, alone))
     }
 
     /// What the later half of the run says by itself, where it does not show the growth that the whole run is said to have: a cache
