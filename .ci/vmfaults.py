@@ -196,7 +196,7 @@ def command(b):
 
 def container(b):
     """A target in a container (systemd-nspawn), seen from the host."""
-    b.sh("rm -f /run/toy-grow; mkdir -p /opt/toy; cp /root/toy.py /opt/toy/")
+    b.sh("rm -f /run/toy-grow; mkdir -p /opt/toy")
     put(b, "/root/toy.py", TOY)
     b.sh("cp /root/toy.py /opt/toy/; systemd-run --quiet --unit=box systemd-nspawn --quiet --directory=/ --volatile=yes --bind-ro=/opt/toy --machine=box --keep-unit --as-pid2 python3 /opt/toy/toy.py 60 4")
     inner = "pgrep -f '^python3 /opt/toy/toy.py'"
