@@ -124,6 +124,43 @@ fn a_host_that_wakes_with_another_clock_slept_as_long_as_it_did() {
 }
 
 #[test]
+fn a_silent_probe_was_silent_for_as_long_as_it_was_whatever_the_wall_clock_did() {
+    let silent_ms = |step_ms: i64| {
+        let mut world = World::new(1, Duration::from_secs(300), Faults::NONE, Memory::Unread);
+        let told = "SELECT count(*) FROM gap WHERE reason = 'probe_down'";
+        world.play(60);
+        world.step_clock_by(step_ms);
+        world.play(20);
+        assert_eq!(world.number(told), 0, "the clock stepped by {step_ms} ms, and readings went on");
+        world.silence_probe();
+        world.play(3);
+        world.step_clock_by(-step_ms);
+        world.play(60);
+        assert_eq!(world.number("SELECT count(*) FROM event WHERE kind = 'probe_hang'"), 1);
+        assert_eq!(world.number(told), 1, "nothing was read meanwhile, and the clock stepped by {} ms", -step_ms);
+        world.number("SELECT to_unix_ms - from_unix_ms FROM gap WHERE reason = 'probe_down'")
+    };
+    let plain_ms = silent_ms(0);
+    assert!((8_000..20_000).contains(&plain_ms), "8 s until it is called hung, and a restart: {plain_ms} ms");
+    for step_ms in [HOUR_MS, -HOUR_MS, 30_000, -4_000] {
+        assert_eq!(silent_ms(step_ms), plain_ms, "a step of {step_ms} ms");
+    }
+}
+
+#[test]
+fn a_host_that_gives_everybody_a_moment_every_few_seconds_lets_nobody_be_taken_for_hung() {
+    let mut world = World::new(1, Duration::from_secs(300), Faults::NONE, Memory::Unread);
+    world.play(30);
+    world.starve();
+    world.play(30);
+    assert_eq!(world.number("SELECT count(*) FROM event WHERE kind IN ('worker_hang', 'probe_hang')"), 0);
+    assert_eq!(world.number("SELECT count(*) FROM gap"), 0, "somebody watched, if not closely");
+    world.hang_worker();
+    world.play(20);
+    assert_eq!(world.number("SELECT count(*) FROM event WHERE kind = 'worker_hang'"), 1, "that is one");
+}
+
+#[test]
 fn work_begins_at_once_however_rarely_samples_are_taken() {
     let mut world = World::new(1, Duration::from_secs(12 * 3_600), Faults::NONE, Memory::Unread);
     world.run_to_its_end();

@@ -144,7 +144,7 @@ pub enum ChildEvent {
     Ready,
     /// It made progress.
     Progress,
-    /// Nobody was watching for this long (suspend, a stalled supervisor): silence in that time proves nothing.
+    /// Nobody was looking for this long (suspend, a supervisor that is late): silence in that time proves nothing.
     Unwatched {
         /// How long.
         ms: i64,
@@ -220,7 +220,7 @@ pub fn step(state: ChildState, event: ChildEvent, now: MonoMillis, policy: &Poli
         ) => (S::Running { since, progress: now, failures }, vec![]),
         (S::Starting { .. } | S::Running { .. }, ChildEvent::Misbehaved) => kill(state, KillCause::Protocol, now, true),
         (S::Stopping { .. }, ChildEvent::Misbehaved) => kill(state, KillCause::StopIgnored, now, false),
-        (_, ChildEvent::Unwatched { ms }) => (unwatched(state, ms), vec![]),
+        (_, ChildEvent::Unwatched { ms }) => (unwatched(state, ms, now), vec![]),
         (_, ChildEvent::Ready | ChildEvent::Progress | ChildEvent::Misbehaved) => (state, vec![]),
     }
 }
@@ -312,13 +312,15 @@ fn backoff_ms(failures: u32, policy: &Policy) -> i64 {
     policy.backoff_min_ms.saturating_mul(1 << doublings).min(policy.backoff_max_ms)
 }
 
-fn unwatched(state: ChildState, ms: i64) -> ChildState {
+/// What has waited since before the time that does not count waits on; what is younger has waited for nothing of it.
+fn unwatched(state: ChildState, ms: i64, now: MonoMillis) -> ChildState {
     use ChildState as S;
+    let later = |at: MonoMillis| at.plus(ms).min(now);
     match state {
-        S::Starting { since, failures } => S::Starting { since: since.plus(ms), failures },
-        S::Running { since, progress, failures } => S::Running { since, progress: progress.plus(ms), failures },
+        S::Starting { since, failures } => S::Starting { since: later(since), failures },
+        S::Running { since, progress, failures } => S::Running { since, progress: later(progress), failures },
         S::Killed { cause, since, at, failures, restart } => {
-            S::Killed { cause, since, at: at.plus(ms), failures, restart }
+            S::Killed { cause, since, at: later(at), failures, restart }
         }
         S::Backoff { .. } | S::Stopping { .. } | S::GivenUp { .. } | S::Ended => state,
     }
@@ -408,6 +410,16 @@ mod tests {
     fn silence_while_nobody_watched_is_no_hang() {
         let (state, _) = step(running(0, 0), ChildEvent::Unwatched { ms: 3_600_000 }, at(3_600_000), &P);
         assert_eq!(step(state, ChildEvent::Tick, at(3_601_000), &P).1, vec![], "an hour's suspend is not silence");
+    }
+
+    #[test]
+    fn what_nobody_saw_forgives_no_silence_of_the_time_after_it() {
+        // The worker beat just before the late tick came: it is silent since then, and not from some time in the future on.
+        let (state, _) = step(running(0, 3_000), ChildEvent::Unwatched { ms: 3_000 }, at(4_000), &P);
+        assert_eq!(state, running(0, 4_000));
+        let tick = |ms| step(state, ChildEvent::Tick, at(ms), &P).1;
+        assert_eq!(tick(4_000 + P.silence_timeout_ms), vec![]);
+        assert_eq!(tick(4_001 + P.silence_timeout_ms), vec![ChildEffect::Kill(KillCause::Hang)]);
     }
 
     fn any_event() -> impl Strategy<Value = ChildEvent> {

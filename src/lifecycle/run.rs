@@ -10,6 +10,10 @@ use crate::model::time::{MonoMillis, Now, UnixMillis};
 /// Ticks come every second. One that is later than this by the monotonic clock means that nobody watched meanwhile: long
 /// enough that a loaded host or a slow disk does not make gaps, short enough that one lost batch of samples does.
 pub const STALL_MS: i64 = 5_000;
+/// How often somebody looks, at least.
+pub const TICK_MS: i64 = 1_000;
+/// A tick that is later than this was late for want of CPU or for a slow disk, and not by a timer's inexactness.
+const LATE_MS: i64 = 2 * TICK_MS;
 /// A wall clock that moves against the monotonic one by more than this between two ticks has stepped. NTP slews at
 /// 500 ppm, half a millisecond a tick.
 pub const CLOCK_STEP_MS: i64 = 500;
@@ -31,6 +35,13 @@ pub enum TimeFact {
         ms: i64,
         /// Of that, how long the host was suspended.
         suspended_ms: i64,
+    },
+    /// The tick came late, by a gap or by less: for this long nobody looked whether a child lives. However long ago the last look
+    /// was, it is worth one second of a child's silence, so that who watches late does not take others for dead, and who is
+    /// always late still sees the dead some time.
+    Late {
+        /// How long, by the monotonic clock.
+        ms: i64,
     },
 }
 
@@ -74,6 +85,9 @@ impl Timekeeper {
             facts.push(TimeFact::Unwatched { from: now.wall.before(elapsed), ms: elapsed, suspended_ms });
         } else {
             self.uptime_ms += elapsed;
+        }
+        if elapsed > LATE_MS {
+            facts.push(TimeFact::Late { ms: elapsed - TICK_MS });
         }
         self.suspended_total_ms = suspended_total_ms;
         self.last = now;
@@ -205,8 +219,17 @@ mod tests {
     #[test]
     fn time_is_taken_from_the_clock_that_does_not_step() {
         let unwatched = |from, ms, suspended_ms| TimeFact::Unwatched { from: UnixMillis(from), ms, suspended_ms };
-        let cases: [(&str, Now, i64, Vec<TimeFact>, i64); 8] = [
+        let late = |ms| TimeFact::Late { ms };
+        let cases: [(&str, Now, i64, Vec<TimeFact>, i64); 10] = [
             ("a plain second", now(1_001_000, 6_000), 0, vec![], 1_000),
+            ("a second that took two", now(1_002_000, 7_000), 0, vec![], 2_000),
+            (
+                "one that took four: somebody watched, but not closely",
+                now(1_004_000, 9_000),
+                0,
+                vec![late(3_000)],
+                4_000,
+            ),
             ("NTP slews by 400 ms", now(1_001_400, 6_000), 0, vec![], 1_000),
             (
                 "the wall steps an hour on",
@@ -226,22 +249,36 @@ mod tests {
                 "an hour's suspend",
                 now(4_601_000, 3_606_000),
                 3_600_000,
-                vec![unwatched(1_000_000, 3_601_000, 3_600_000)],
+                vec![unwatched(1_000_000, 3_601_000, 3_600_000), late(3_600_000)],
                 0,
             ),
-            ("a supervisor stopped for 20 s", now(1_020_000, 25_000), 0, vec![unwatched(1_000_000, 20_000, 0)], 0),
+            (
+                "a supervisor stopped for 20 s",
+                now(1_020_000, 25_000),
+                0,
+                vec![unwatched(1_000_000, 20_000, 0), late(19_000)],
+                0,
+            ),
             (
                 "the wall steps an hour back in these 20 s",
                 now(1_020_000 - 3_600_000, 25_000),
                 0,
-                vec![TimeFact::ClockStep { by_ms: -3_600_000 }, unwatched(1_000_000 - 3_600_000, 20_000, 0)],
+                vec![
+                    TimeFact::ClockStep { by_ms: -3_600_000 },
+                    unwatched(1_000_000 - 3_600_000, 20_000, 0),
+                    late(19_000),
+                ],
                 0,
             ),
             (
                 "the wall steps an hour on in a suspend of two",
                 now(1_000_000 + 3 * 3_600_000, 5_000 + 2 * 3_600_000),
                 7_190_000,
-                vec![TimeFact::ClockStep { by_ms: 3_600_000 }, unwatched(1_000_000 + 3_600_000, 7_200_000, 7_190_000)],
+                vec![
+                    TimeFact::ClockStep { by_ms: 3_600_000 },
+                    unwatched(1_000_000 + 3_600_000, 7_200_000, 7_190_000),
+                    late(7_199_000),
+                ],
                 0,
             ),
         ];

@@ -307,8 +307,8 @@ impl Core {
             TimeFact::ClockStep { .. } if self.closing.is_some() => {}
             TimeFact::Unwatched { ms, .. } if self.closing.is_some() => {
                 self.closing = self.closing.map(|closing| Closing { until: closing.until.plus(ms), ..closing });
-                self.forgive(ms, now);
             }
+            TimeFact::Late { ms } => self.forgive(ms, now),
             TimeFact::ClockStep { by_ms } => {
                 let summary = format!(
                     "the wall clock stepped by {:+.1} s; durations are measured on the monotonic clock",
@@ -328,14 +328,13 @@ impl Core {
                 let summary = format!("nothing was watched for {:.1} s: {what}", ms as f64 / 1e3);
                 self.note(now, kind, EventSeverity::Warning, summary);
                 self.ledger.put(Entry::Gap { from, to: now.wall, reason });
-                self.forgive(ms, now);
+                self.probe.unwatched(ms);
             }
         }
     }
 
     /// Silence while nobody listened proves nothing.
     fn forgive(&mut self, ms: i64, now: Now) {
-        self.probe.unwatched(ms);
         for child in &mut self.children {
             child.state = child::step(child.state, ChildEvent::Unwatched { ms }, now.mono, &child.policy).0;
         }

@@ -2,6 +2,7 @@
 //! really done to them, to compare the database with.
 
 mod check;
+mod time;
 
 use rusqlite::Connection;
 use soakd::config::{Backend, Config, MailerRunsAs};
@@ -164,6 +165,8 @@ pub struct World {
     pids: i32,
     truth: Truth,
     refuse_from: Option<i64>,
+    /// The supervisor can read no process for itself.
+    blind: bool,
     /// What systemd keeps over a restart, if it is systemd that restarts soakd.
     stay: Option<i64>,
     over: bool,
@@ -224,6 +227,7 @@ impl World {
             pids: 100,
             truth: Truth::default(),
             refuse_from: None,
+            blind: false,
             stay: None,
             over: false,
             began: now.mono.0,
@@ -286,12 +290,6 @@ impl World {
         if !self.over && self.chance(self.faults.per_hour / 3_600.0) {
             self.break_something();
         }
-    }
-
-    fn advance_to(&mut self, mono: i64) {
-        let by = (mono - self.now.mono.0).max(0);
-        self.now.mono.0 += by;
-        self.now.wall.0 += by;
     }
 
     /// An event on its way arrives, if its child still is what it was.
@@ -386,7 +384,7 @@ impl World {
             Effect::Terminate { life } | Effect::CloseStdin { life } => self.end(life, 50, Some(0), None),
             Effect::Kill { life } => self.end(life, 10, None, Some(9)),
             Effect::ReadFallback { pids } => {
-                let readings = self.read(&pids);
+                let readings = if self.blind { Vec::new() } else { self.read(&pids) };
                 self.apply(Event::Fallback { readings });
             }
             Effect::Leave => self.leave(),
@@ -525,7 +523,7 @@ impl World {
             world.scripts.iter().find(alive).map(|(life, script)| (*life, script.child))
         };
         let mortal = self.faults.supervisor_dies && self.core.is_some();
-        match (self.next_random() % 14, life_of(self, Role::Worker)) {
+        match (self.next_random() % 15, life_of(self, Role::Worker)) {
             (0, Some((life, _))) => self.end(life, 1, None, Some(11)),
             (1, Some((life, _))) => self.end(life, 1, Some(3), None),
             (2, Some((life, _))) => self.freeze(life),
@@ -559,6 +557,7 @@ impl World {
             (11, _) if self.faults.sleep != Sleep::Never => self.sleep_through(900_000, true),
             (12, _) if self.faults.sleep != Sleep::Never => self.sleep_through(20_000, false),
             (13, _) if mortal => self.kill_supervisor(),
+            (14, _) if self.faults.sleep != Sleep::Never => self.starve(),
             _ => {}
         }
     }
@@ -577,27 +576,6 @@ impl World {
         if let Some(script) = self.scripts.get_mut(&life) {
             script.frozen = true;
         }
-    }
-
-    fn step_clock(&mut self) {
-        self.now.wall.0 += 3_600_000 - (self.next_random() % 7_200_000) as i64;
-        self.clocks.push((self.now.mono.0, self.now.wall.0 - self.now.mono.0));
-    }
-
-    /// Nothing moves but the clocks. What was due is late by as much.
-    fn sleep_through(&mut self, ms: i64, suspended: bool) {
-        self.now.mono.0 += ms;
-        self.now.wall.0 += ms;
-        if self.number("SELECT count(*) FROM run WHERE state = 'running'") > 0 {
-            self.truth.slept_ms += ms;
-            self.truth.sleeps += 1;
-        }
-        self.suspended_ms += if suspended { ms } else { 0 };
-        if self.faults.sleep == Sleep::WakesElsewhere {
-            self.step_clock();
-        }
-        self.due =
-            std::mem::take(&mut self.due).into_iter().map(|((at, order), event)| ((at + ms, order), event)).collect();
     }
 
     fn kill_supervisor(&mut self) {
