@@ -9,6 +9,7 @@ import guest as vm
 TREE = pathlib.Path(__file__).resolve().parent.parent
 COUNT = 'SELECT count(*) FROM event WHERE kind = "{}" AND run_id = {}'
 LIVES = 'SELECT max(incarnation) FROM process WHERE role = "worker" AND run_id = {}'
+LONGEST = "SELECT round(max(apart_ms) / 1e3, 1) FROM (SELECT unix_ms - lag(unix_ms) OVER (ORDER BY unix_ms) AS apart_ms FROM {} {} WHERE run_id = {})"
 LAST = 'SELECT summary FROM event WHERE kind = "{}" ORDER BY event_id DESC LIMIT 1'
 
 # Holds what it is told to, a bit more each second, and more once it is told so by a file.
@@ -37,7 +38,8 @@ def put(b, path, text):
 def unharmed(b, run):
     """What no fault of the host may do."""
     b.seen("the worker lives on", b.number(LIVES.format(run)) == 1, b.number(LIVES.format(run)))
-    b.seen("nobody is taken for hung or dead", b.number(f'SELECT count(*) FROM event WHERE run_id = {run} AND kind IN ("worker_hang", "worker_crash", "probe_hang", "probe_crash")') == 0)
+    ends = f'FROM event WHERE run_id = {run} AND kind IN ("worker_hang", "worker_crash", "probe_hang", "probe_crash")'
+    b.seen("nobody is taken for hung or dead", b.number(f"SELECT count(*) {ends}") == 0, b.value(f'SELECT group_concat(kind || ": " || summary, "; ") {ends}') or "")
     before = b.number("SELECT count(*) FROM host_sample")
     b.within(30, "samples go on", lambda: b.number("SELECT count(*) FROM host_sample") > before + 2)
 
@@ -57,10 +59,16 @@ def suspend(b):
 def pause(b):
     """The machine is stopped for a minute, unknown to it."""
     run = b.begin()
-    b.guest.monitor("stop")
-    time.sleep(60)
-    b.guest.monitor("cont")
+    for _ in range(b.times):
+        b.guest.monitor("stop")
+        time.sleep(60)
+        b.guest.monitor("cont")
+        time.sleep(10)
     unharmed(b, run)
+    # Whose clock would have said that somebody was silent: the worker's samples come by its own word, the host's by the probe's.
+    b.seen("its clocks stood still with it", b.value(f"SELECT count(*) FROM gap WHERE run_id = {run}") == "0",
+           ", ".join(f"longest between two {table}s: {b.value(LONGEST.format(table, join, run))} s" for table, join in
+                     (("work_sample", "JOIN process USING (process_id)"), ("host_sample", ""))))
     b.seen("the watchdog has not bitten", b.property("NRestarts") == "0" and b.number("SELECT max(run_id) FROM run") == run)
 
 
@@ -97,15 +105,23 @@ def disk(b):
     """A small disk that really fills."""
     b.sh("systemctl stop soakd soakd-mail; mount /dev/vdb /var/lib/soakd && chown soakd: /var/lib/soakd && chmod 700 /var/lib/soakd")
     run, at = b.begin(), time.time()
-    b.sh("dd if=/dev/zero of=/var/lib/soakd/filler bs=1M 2>/dev/null; dd if=/dev/zero of=/var/lib/soakd/filler2 bs=512 2>/dev/null; sync")
+    # In one go: what soakd has set aside for this moment is for it, as long as nobody goes on filling.
+    fill = "fallocate -l $(($(df --output=avail -B1 /var/lib/soakd | tail -1) - 4096)) /var/lib/soakd/{0}; dd if=/dev/zero of=/var/lib/soakd/{0}-rest bs=4096 count=9 2>/dev/null; sync"
+    b.sh(fill.format("filler"))
     b.seen("df", "100%" in b.sh("df /var/lib/soakd | tail -1"), b.sh("df --output=avail,pcent /var/lib/soakd | tail -1"))
     b.within(150, "the on-call has a mail for it", lambda: b.mailed("disk|database", at))
     b.sh("pkill -KILL -f internal-worker")
     b.within(60, "a crash is recorded on the full disk", lambda: b.number(COUNT.format("worker_crash", run)) == 1)
     b.within(90, "and mailed", lambda: b.mailed("worker-0", at))
+    b.sh(fill.format("more"))
+    b.seen("filled once more, what was set aside and all", "100%" in b.sh("df /var/lib/soakd | tail -1"), b.sh("df --output=avail,pcent /var/lib/soakd | tail -1"))
+    b.sh("pkill -KILL -f internal-worker")
+    b.within(60, "soakd knows of another crash", lambda: re.search("crashes: 2", b.property("StatusText")))
     b.seen("the supervisor lives on", b.is_up() and b.property("NRestarts") == "0")
-    b.sh("rm /var/lib/soakd/filler /var/lib/soakd/filler2")
+    b.sh("rm /var/lib/soakd/filler* /var/lib/soakd/more*")
     b.within(90, "room again is told", lambda: b.value(LAST.format("disk_recovered")))
+    b.within(60, "what happened meanwhile is recorded", lambda: b.number(COUNT.format("worker_crash", run)) == 2)
+    b.within(90, "and mailed", lambda: len([subject for subject in b.mailbox.subjects(at) if "worker-0" in subject]) >= 2)
     before = b.number("SELECT count(*) FROM host_sample")
     b.within(60, "samples go on", lambda: b.number("SELECT count(*) FROM host_sample") > before + 2)
     holes = f"""SELECT count(*) FROM (SELECT unix_ms AS upto, unix_ms - lag(unix_ms) OVER (ORDER BY unix_ms) AS hole FROM host_sample WHERE run_id = {run})

@@ -24,7 +24,7 @@ use crate::model::run::RunEnd;
 use crate::model::sample::Role;
 use crate::model::time::{MonoMillis, Now, UnixMillis};
 use crate::rules::Moment;
-use crate::worker::process::trim_heap;
+use crate::worker::heap::trim_heap;
 use crate::worker::protocol::{GoldenOutput, Sabotage, ToWorker};
 
 /// Signs of life in the database; the mailer misses them after two minutes by default.

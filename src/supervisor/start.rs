@@ -15,6 +15,7 @@ use crate::model::time::Now;
 use crate::probe::host;
 use crate::store::sql::QueryError;
 use crate::store::{Mode, Store, StoreError};
+use crate::worker::heap::keep_large_blocks_out;
 use crate::worker::protocol::{GoldenOutput, Sabotage};
 use std::path::Path;
 
@@ -71,6 +72,7 @@ pub enum ReadPast {
 /// Opens the database and makes a core for the unfinished run in it, for one that has its verdict but was cut off before
 /// that was told, or for a new one.
 pub fn begin(options: Options, now: Now, suspended_ms: i64, past: ReadPast) -> Result<Core, StartError> {
+    keep_large_blocks_out();
     let mut store = Store::open(&options.config.run.database, Mode::Write)?;
     let hostname = host::hostname();
     let (unfinished, untold) = (store.unfinished_run(&hostname)?, store.untold_run(&hostname, options.soaked_before)?);

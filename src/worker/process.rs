@@ -5,6 +5,7 @@
 //! Beats carry the loop's own progress, so a deadlocked loop shows as a beat that stands still. stdout belongs to
 //! frames alone: at the start it is moved away, and whatever a library prints goes to stderr, which is last words.
 
+use super::heap::trim_heap;
 use super::protocol::{FromWorker, LoadPlan, Loaded, Sabotage, Scenario, ToWorker};
 use super::sabotage;
 use super::soak::Soak;
@@ -408,15 +409,6 @@ fn take_stdout() -> std::io::Result<std::fs::File> {
 /// When memory runs out the kernel should take the worker and not the watcher. Raising one's own score needs no privilege.
 fn raise_oom_score() {
     let _ = std::fs::write("/proc/self/oom_score_adj", "500"); // absent in some containers: then the kernel decides
-}
-
-/// Gives free pages of the heap back to the kernel.
-pub fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim takes the allocator's own locks and may be called at any time from any thread.
-    unsafe {
-        nix::libc::malloc_trim(0);
-    }
 }
 
 #[cfg(test)]
