@@ -149,9 +149,8 @@ impl Core {
 
     pub(super) fn heard_probe(&mut self, life: Life, message: FromProbe, now: Now, out: &mut Vec<Effect>) {
         let child = ChildId { role: Role::Probe, ordinal: 0 };
-        if self.find(child, life).is_none() {
-            return;
-        }
+        let Some(probe) = self.find(child, life) else { return };
+        probe.progress = Some(0); // it was ready: should it hang, that is what it does
         match message {
             FromProbe::Ready { .. } => {
                 self.probe.ready = Some(life);
