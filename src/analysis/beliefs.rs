@@ -43,6 +43,8 @@ pub const P_TOLERATED: f64 = 0.3;
 pub const P_LEAK: f64 = 0.2;
 /// Of leaks, those that are there from the start (in time or in requests), and those that set in later.
 pub const P_FROM_START: f64 = 0.6;
+/// ... and those that work in shifts.
+pub const P_SHIFTS: f64 = 0.1;
 /// Largest cache that is thought to fill at a steady rate, tolerances (325 MB), and how sharply that ends.
 const CACHE_MAX: f64 = 6.5;
 const CACHE_EDGE: f64 = 0.25;

@@ -188,10 +188,26 @@ impl Design {
     /// ln of the likelihood of a sum of squares that is left, all else integrated out (`ln_det`: of what was eliminated beside own
     /// columns and day), up to what all have in common.
     pub fn ln_likelihood(&self, left: f64, ln_det: f64) -> f64 {
-        let shape = 1.5 + 0.5 * self.blocks;
+        -self.shape() * self.scale(left).ln() - 0.5 * (self.ln_det + ln_det)
+    }
+
+    /// Variance of the whitened noise, a sum of squares being left.
+    pub fn variance(&self, left: f64) -> f64 {
+        self.scale(left) / self.shape()
+    }
+
+    /// The same where kinds of noise are compared.
+    pub fn ln_likelihood_of_noise(&self, left: f64, ln_det: f64) -> f64 {
+        self.ln_likelihood(left, ln_det) - 0.5 * self.ln_s
+    }
+
+    fn shape(&self) -> f64 {
+        1.5 + 0.5 * self.blocks
+    }
+
+    fn scale(&self, left: f64) -> f64 {
         let innovation = (self.ln_s / self.blocks.max(1.0)).exp();
-        let scale = shape * NOISE_FLOOR * NOISE_FLOOR / innovation;
-        -shape * (scale + 0.5 * left.max(0.0)).ln() - 0.5 * (self.ln_det + ln_det)
+        self.shape() * NOISE_FLOOR * NOISE_FLOOR / innovation + 0.5 * left.max(0.0)
     }
 
     /// What is left of a growth column (its product with itself and with the series).
@@ -207,26 +223,47 @@ impl Design {
 
     /// What is left of a column that has this shape in one incarnation and is naught in all others.
     pub fn column(&self, of: &Incarnation, shape: impl Fn(f64) -> f64) -> Products {
-        let mut c = [0.0; N];
-        let (mut own, mut mean) = (0.0, 0.0);
+        let (mut c, mut own) = ([0.0; N], 0.0);
+        self.add_products(of, &shape, &mut c, &mut own);
+        self.products(c, own)
+    }
+
+    /// The same of a column that has this shape in all incarnations.
+    pub fn shared(&self, shape: impl Fn(f64) -> f64) -> Products {
+        let (mut all, mut own) = ([0.0; N], 0.0);
+        for of in &self.incarnations {
+            let mut c = [0.0; N];
+            self.add_products(of, &shape, &mut c, &mut own);
+            (OWN..N).for_each(|q| all[q] += c[q]);
+        }
+        self.products(all, own)
+    }
+
+    /// A column's products with an incarnation's own, which are taken out.
+    fn add_products(&self, of: &Incarnation, shape: &impl Fn(f64) -> f64, c: &mut [f64; N], own: &mut f64) {
+        let mut mean = 0.0;
         for w in &of.rows {
             let value = shape(w.t_h);
             if value == 0.0 && mean == 0.0 {
                 continue;
             }
             let e = w.gains.whiten(value, &mut mean);
-            own += e * e;
+            *own += e * e;
             for (c, x) in c.iter_mut().zip(&w.row) {
                 *c += e * x;
             }
         }
-        self.take_out(of, &mut c, |f, lead| own -= f * lead);
+        self.take_own(of, c, &mut |f, lead| *own -= f * lead);
+    }
+
+    fn products(&self, mut c: [f64; N], mut own: f64) -> Products {
+        self.take_day(&mut c, &mut |f, lead| own -= f * lead);
         let [claimed, steady, y] = [c[OWN + DAY], c[OWN + DAY + 1], c[Y]];
         Products { growth: [claimed, steady], y, own: own.max(0.0) }
     }
 
-    /// Takes own columns and day out of a column's products; `each` is told the column's share of a pivot and its product with it.
-    fn take_out(&self, of: &Incarnation, c: &mut [f64; N], mut each: impl FnMut(f64, f64)) {
+    /// Takes an incarnation's own columns out of a column's products; `each` is told the column's share of a pivot and its product with it.
+    fn take_own(&self, of: &Incarnation, c: &mut [f64; N], each: &mut impl FnMut(f64, f64)) {
         for p in 0..OWN {
             let f = c[p] / (of.m[p * N + p] + self.own_ridge[p]);
             each(f, c[p]);
@@ -234,6 +271,10 @@ impl Design {
                 (p + 1..N).for_each(|q| c[q] -= f * of.m[p * N + q]);
             }
         }
+    }
+
+    /// The same with the day.
+    fn take_day(&self, c: &mut [f64; N], each: &mut impl FnMut(f64, f64)) {
         for p in 0..DAY {
             let f = c[OWN + p] / (self.m[p * SHARED + p] + self.day_ridge[p]);
             each(f, c[OWN + p]);
@@ -259,7 +300,9 @@ impl Design {
                 }
             }
             let mut taken = Vec::with_capacity(OWN + DAY);
-            self.take_out(of, &mut c, |f, lead| taken.push((f, lead)));
+            let mut each = |f, lead| taken.push((f, lead));
+            self.take_own(of, &mut c, &mut each);
+            self.take_day(&mut c, &mut each);
             products.push(Products { growth: [c[OWN + DAY], c[OWN + DAY + 1]], y: c[Y], own: 0.0 });
             shares.push(taken);
             whitened.push(column);

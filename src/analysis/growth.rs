@@ -11,18 +11,21 @@ use super::bends::straighter;
 use super::blocks::Block;
 use super::regression::Regression;
 use super::rivals;
+use super::shifts::{self, Shift};
 
 /// What is claimed.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
     /// Onset, hours; 0 for the start of the run.
     pub onset_h: f64,
-    /// Tolerances an hour, or per unit of requests.
+    /// Tolerances an hour (of its shift, where it has one), or per unit of requests.
     pub rate: f64,
     /// The share of it that is sure: less two standard deviations.
     pub sure: f64,
     /// Linear in requests rather than time.
     pub by_requests: bool,
+    /// Linear in the hours of a shift.
+    pub shift: Option<Shift>,
     /// Way of starting.
     pub warm: usize,
     /// Whether there is a day cycle.
@@ -142,7 +145,14 @@ impl Kept {
 
     /// How much likelier the claim is than its rivals.
     pub fn ln_odds(&self, claim: &Claim, horizon_h: f64) -> f64 {
-        rivals::ln_odds(&self.blocks, &self.stepped, claim, horizon_h, &|b| grown(claim, b))
+        let own = claim.shift.map(|shift| shift.steps_outside(&self.blocks, &self.stepped));
+        let stepped = own.as_deref().unwrap_or(&self.stepped);
+        rivals::ln_odds(&self.blocks, stepped, claim, horizon_h, &|b| grown(claim, b))
+    }
+
+    /// What a leak in shifts would claim instead.
+    pub fn in_shifts(&self, claim: &Claim, horizon_h: f64) -> Option<Claim> {
+        shifts::claim(&self.blocks, claim, horizon_h)
     }
 
     /// Whether the series itself bears the claim out; `stepped` where its steps are a leak whatever creeps between them.
@@ -284,6 +294,8 @@ impl Kept {
 fn grown(claim: &Claim, b: &Block) -> f64 {
     let by = if claim.by_requests {
         b.requests.unwrap_or(0.0) / Regression::REQUEST_UNIT
+    } else if let Some(shift) = claim.shift {
+        shift.worked_h(b.t_h)
     } else {
         (b.t_h - claim.onset_h).max(0.0)
     };

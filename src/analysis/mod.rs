@@ -33,6 +33,7 @@ mod posterior;
 mod regression;
 mod rivals;
 mod sawtooth;
+mod shifts;
 mod special;
 mod steps;
 pub mod summary;

@@ -7,11 +7,13 @@
 
 use super::bank::pair;
 use super::beliefs::{
-    P_ARENAS, P_BUSY_DAY, P_EDGE, P_FROM_START, P_LEAK, P_SECOND_START, P_SLOW, TOLERATED_SD, odds_of_sign,
+    P_ARENAS, P_BUSY_DAY, P_EDGE, P_FROM_START, P_LEAK, P_SECOND_START, P_SHIFTS, P_SLOW, TOLERATED_SD, odds_of_sign,
 };
 use super::blocks::Block;
 use super::design::{Column, Design, Incarnation, Products};
 use super::growth::Claim;
+use super::shifts::Shift;
+use super::special::normal_above;
 
 /// A rival: how it goes from its onset.
 #[derive(Debug, Clone, Copy)]
@@ -108,12 +110,21 @@ pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64,
     let leak = P_LEAK * odds_of_sign(claim.rate);
     let sd = 3.0_f64.hypot(claim.drift);
     // A late onset is one of the two dozen of its grid.
-    let claimed = leak * if late { (1.0 - P_FROM_START) / 24.0 } else { P_FROM_START };
+    let of_shift = P_SHIFTS / Shift::COUNT as f64;
+    let claimed = match claim.shift {
+        Some(_) => leak * of_shift,
+        None if late => leak * (1.0 - P_FROM_START) / 24.0,
+        None => leak * P_FROM_START,
+    };
     let mut growths = vec![
         Growth { column: Column::Steady, sd: TOLERATED_SD, prior: 1.0 - P_LEAK, leaks: false },
         Growth { column: Column::Claimed, sd, prior: claimed, leaks: true },
     ];
-    if late || claim.by_requests {
+    if claim.shift.is_some() {
+        let prior = (1.0 - P_LEAK) * of_shift;
+        growths.push(Growth { column: Column::Claimed, sd: TOLERATED_SD, prior, leaks: false });
+    }
+    if late || claim.by_requests || claim.shift.is_some() {
         growths.push(Growth { column: Column::Steady, sd, prior: leak * P_FROM_START, leaks: true });
     }
     let design = Design::new(blocks, stepped, claim, None, horizon_h, grown);
@@ -145,8 +156,16 @@ impl Weighed<'_> {
         self.leak.0 - self.other.0
     }
 
-    fn add(&mut self, leaks: bool, ln: f64) {
-        if leaks { &mut self.leak } else { &mut self.other }.add(ln);
+    /// Takes a hypothesis, of which the growth is so much, give or take its standard deviation (tolerances, the claim's way): what would
+    /// be tolerated is no more than [`LEAK_MIN`], and what lies beyond is a leak by whatever name.
+    fn add(&mut self, leaks: bool, ln: f64, (growth, sd): (f64, f64)) {
+        if leaks {
+            self.leak.add(ln);
+            return;
+        }
+        let beyond = normal_above((LEAK_MIN - growth) / sd.max(1e-9));
+        self.leak.add(ln + beyond.max(1e-300).ln());
+        self.other.add(ln + (1.0 - beyond).max(1e-300).ln());
     }
 
     /// Leaks without a rival.
@@ -244,7 +263,8 @@ impl Weighed<'_> {
             if !leaks {
                 without = ln;
             }
-            self.add(leaks, ln);
+            let sd = (d.variance(squares) / (pivot - tied * tied / (c.own + ridge))).sqrt();
+            self.add(leaks, ln, (growth * sign, sd));
         }
         without
     }
@@ -264,21 +284,31 @@ impl Weighed<'_> {
             let g = &self.growths[i];
             let ln_prior = (g.prior * P_ARENAS / ARENAS as f64).ln();
             let leaks = g.leaks;
-            for ln in staircase(d, g, &columns, &gram, self.claim.rate.signum(), density) {
-                self.add(leaks, ln_prior + ln);
+            for (ln, growth) in staircase(d, g, &columns, &gram, self.claim.rate.signum(), density) {
+                self.add(leaks, ln_prior + ln, growth);
             }
         }
     }
 }
 
-/// ln of the likelihood with one step more each time, up to as many as arenas make; `density` is a place's share of the time in which they do.
-fn staircase(d: &Design, g: &Growth, columns: &[Products], gram: &[f64], sign: f64, density: f64) -> Vec<f64> {
+/// ln of the likelihood with one step more each time, up to as many as arenas make, and what then grows between them (with its standard
+/// deviation); `density` is a place's share of the time in which they do.
+fn staircase(
+    d: &Design,
+    g: &Growth,
+    columns: &[Products],
+    gram: &[f64],
+    sign: f64,
+    density: f64,
+) -> Vec<(f64, (f64, f64))> {
     let n = columns.len();
     let (own, y) = d.growth(g.column);
     let (growth_ridge, pivot) = (d.ridge(g.sd), own + d.ridge(g.sd));
     let ridge = d.ridge(ARENA_SD);
     let tied: Vec<f64> = columns.iter().map(|c| c.growth[g.column as usize]).collect();
     let mut with_y: Vec<f64> = columns.iter().zip(&tied).map(|(c, tied)| c.y - tied * y / pivot).collect();
+    let mut with_growth = tied.clone();
+    let (mut growth, mut spread) = (y / pivot, 1.0 / pivot);
     let mut gram = gram.to_vec();
     for i in 0..n {
         for j in i..n {
@@ -299,16 +329,20 @@ fn staircase(d: &Design, g: &Growth, columns: &[Products], gram: &[f64], sign: f
         squares -= gain(b);
         ln_det += (p / ridge).ln();
         let row: Vec<f64> = (0..n).map(|j| gram[b.min(j) * n + b.max(j)]).collect();
-        let share = with_y[b] / p;
+        let (share, tied) = (with_y[b] / p, with_growth[b] / p);
+        growth -= share * with_growth[b] / pivot;
+        spread += tied * with_growth[b] / (pivot * pivot);
         for i in 0..n {
             with_y[i] -= share * row[i];
+            with_growth[i] -= tied * row[i];
             for j in i..n {
                 gram[i * n + j] -= row[i] * row[j] / p;
             }
         }
         // Which step comes first does not matter; each goes the claim's way.
         ln_ways += (2.0 * count as f64 * density).ln();
-        out.push(ln_ways + d.ln_likelihood(squares, ln_det));
+        let sd = (d.variance(squares) * spread).sqrt();
+        out.push((ln_ways + d.ln_likelihood(squares, ln_det), (growth * sign, sd)));
     }
     out
 }

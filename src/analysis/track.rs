@@ -124,7 +124,13 @@ impl Track {
         }
         // Steps that leave no doubt by themselves need no growth between them to be weighed against its rivals.
         let alone = steps.probability > 0.98 && steps.drift.abs() - 2.0 * steps.sd > 1.0;
-        self.claim().map_or(Shown::Stepped, |claim| self.kept.shows(&claim, self.horizon_h, alone))
+        let Some(claim) = self.claim() else { return Shown::Stepped };
+        let shown = self.kept.shows(&claim, self.horizon_h, alone);
+        if shown != Shown::No {
+            return shown;
+        }
+        let in_shifts = self.kept.in_shifts(&claim, self.horizon_h);
+        in_shifts.map_or(Shown::No, |claim| self.kept.shows(&claim, self.horizon_h, alone))
     }
 
     /// What the later half of the run says by itself, where it does not show the growth that the whole run is said to have: a cache
@@ -162,7 +168,18 @@ impl Track {
         let rate = if by_requests { per_unit } else { per_unit / self.horizon_h };
         let sure = (1.0 - 2.0 * h.variance.sqrt() / h.mean.abs().max(f64::MIN_POSITIVE)).max(0.0);
         let (noise, kind) = (h.noise_variance.sqrt(), self.regression.filters[h.noise].noise);
-        Some(Claim { onset_h, rate, sure, by_requests, warm: h.warm, day: h.day, noise, kind, drift: h.mean })
+        Some(Claim {
+            onset_h,
+            rate,
+            sure,
+            by_requests,
+            shift: None,
+            warm: h.warm,
+            day: h.day,
+            noise,
+            kind,
+            drift: h.mean,
+        })
     }
 
     /// What the steps amount to.

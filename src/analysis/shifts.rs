@@ -1,0 +1,134 @@
+//! A leak that works in shifts: a batch at night, an office by day. It grows for some hours, always the same ones, and never else.
+//!
+//! To a model that knows lines such a leak is a late onset, then a day cycle, then a warm-up, then a line with too much noise, and each of
+//! these claims more than the last hours hold. So where the likeliest leak is not borne out, and once a shift may have come round, the
+//! hours are looked for in which all of it grew: the same whitened regression (`design`), under the noise that suits such a leak best.
+//! What is found is a claim like any other: the series must show it, and no rival may explain it.
+
+use super::bank::few_noises;
+use super::blocks::Block;
+use super::design::Design;
+use super::growth::Claim;
+
+/// Some hours of each day.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shift {
+    /// When it begins, hours since the run began, 0 to 24.
+    pub from_h: f64,
+    /// How long it is, hours.
+    pub long_h: f64,
+}
+
+/// A day.
+const DAY_H: f64 = 24.0;
+/// Lengths of a shift that are tried, hours.
+const LONG_H: [f64; 6] = [1.0, 2.0, 3.0, 4.5, 6.5, 9.5];
+/// Beginnings that are tried: so many a day, and about the best ones this much earlier or later, hours.
+const BEGINNINGS: usize = 24;
+const NEAR_H: [f64; 4] = [-0.5, -0.25, 0.25, 0.5];
+/// Of one shift so much must have been worked on either of the last two days, as a share: once is an onset.
+const WORKED: f64 = 0.3;
+/// Prior standard deviation of the drift, tolerances.
+const DRIFT_SD: f64 = 8.0;
+/// Jumps so near to a shift belong to it, hours.
+const NEAR_JUMP_H: f64 = 0.35;
+
+impl Shift {
+    /// How many there are to choose from: what the prior of one of them is shared by.
+    pub const COUNT: usize = BEGINNINGS * LONG_H.len();
+
+    /// Hours worked since the run began.
+    pub fn worked_h(self, t_h: f64) -> f64 {
+        let until = |t_h: f64| {
+            let since = t_h - self.from_h;
+            let whole = (since / DAY_H).floor();
+            whole * self.long_h + (since - whole * DAY_H).min(self.long_h)
+        };
+        until(t_h) - until(0.0)
+    }
+
+    /// Whether it is being worked, or nearly, at some time.
+    fn is_near(self, t_h: f64) -> bool {
+        let since = (t_h - self.from_h + NEAR_JUMP_H).rem_euclid(DAY_H);
+        since < self.long_h + 2.0 * NEAR_JUMP_H
+    }
+
+    fn has_come_round(self, now_h: f64) -> bool {
+        let before = self.worked_h(now_h - DAY_H);
+        before.min(self.worked_h(now_h) - before) > WORKED * self.long_h
+    }
+
+    /// What the steps outside the shift have added by each block: those within it are its own.
+    pub fn steps_outside(self, blocks: &[Block], stepped: &[f64]) -> Vec<f64> {
+        let (mut left, mut last) = (0.0, None::<(u32, f64)>);
+        let mut out = Vec::with_capacity(stepped.len());
+        for (b, sum) in blocks.iter().zip(stepped) {
+            match last {
+                Some((segment, before)) if segment == b.segment => {
+                    left += if self.is_near(b.t_h) { 0.0 } else { sum - before };
+                }
+                _ => left = *sum,
+            }
+            last = Some((b.segment, *sum));
+            out.push(left);
+        }
+        out
+    }
+}
+
+/// What a leak in shifts would claim, if one fits at all; `claim` is the likeliest of the others.
+pub fn claim(blocks: &[Block], claim: &Claim, horizon_h: f64) -> Option<Claim> {
+    let now_h = blocks.last()?.t_h;
+    if now_h < DAY_H {
+        return None;
+    }
+    let none = vec![0.0; blocks.len()];
+    let mut best: Option<(f64, Claim)> = None;
+    for kind in std::iter::once(claim.kind).chain(few_noises()) {
+        let of_kind = Claim { kind, day: false, onset_h: 0.0, by_requests: false, ..*claim };
+        let Some(first) = search(&of_kind, blocks, &none, horizon_h) else { continue };
+        // The noise that is left makes the ridges.
+        let Some(found) = search(&Claim { noise: first.1.noise, ..of_kind }, blocks, &none, horizon_h) else {
+            continue;
+        };
+        if best.is_none_or(|b| found.0 > b.0) {
+            best = Some(found);
+        }
+    }
+    best.map(|b| b.1)
+}
+
+/// The likeliest shift under one kind of noise, with the logarithm of its likelihood.
+fn search(claim: &Claim, blocks: &[Block], stepped: &[f64], horizon_h: f64) -> Option<(f64, Claim)> {
+    let now_h = blocks.last()?.t_h;
+    let design = Design::new(blocks, stepped, claim, None, horizon_h, &|b| b.t_h);
+    let mut best: Option<(f64, Shift, f64, f64)> = None;
+    let mut attempt = |shift: Shift, best: &mut Option<(f64, Shift, f64, f64)>| {
+        if !shift.has_come_round(now_h) {
+            return;
+        }
+        let all = shift.worked_h(horizon_h.max(now_h));
+        let c = design.shared(|t_h| shift.worked_h(t_h) / all);
+        let pivot = c.own + design.ridge(DRIFT_SD);
+        let gain = c.y * c.y / pivot;
+        if c.y > 0.0 && best.is_none_or(|b| gain > b.0) {
+            *best = Some((gain, shift, c.y / pivot, pivot));
+        }
+    };
+    for long_h in LONG_H {
+        for i in 0..BEGINNINGS {
+            attempt(Shift { from_h: i as f64, long_h }, &mut best);
+        }
+    }
+    let about = best?.1;
+    for part in NEAR_H {
+        attempt(Shift { from_h: (about.from_h + part).rem_euclid(DAY_H), ..about }, &mut best);
+    }
+    let (gain, shift, drift, pivot) = best?;
+    let left = design.squares() - gain;
+    let noise = design.variance(left).sqrt();
+    let sure = (1.0 - 2.0 * noise / pivot.sqrt() / drift).max(0.0);
+    let rate = drift / shift.worked_h(horizon_h.max(now_h));
+    let ln = design.ln_likelihood_of_noise(left, (pivot / design.ridge(DRIFT_SD)).ln());
+    Some((ln, Claim { shift: Some(shift), noise, sure, rate, drift, ..*claim }))
+}
