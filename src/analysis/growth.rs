@@ -28,6 +28,8 @@ pub struct Claim {
     pub shift: Option<Shift>,
     /// Way of starting.
     pub warm: usize,
+    /// How usual it is that the start goes the way it is said to go, as a logarithm.
+    pub ln_start: f64,
     /// Whether there is a day cycle.
     pub day: bool,
     /// Standard deviation of the noise.
@@ -85,6 +87,8 @@ const FILL_RATE: f64 = 1.3;
 const FILLS_H: f64 = 2.3;
 /// For so long what is said to shrink must lie below where it began, hours.
 const FALLEN_H: f64 = 12.0;
+/// ... and by more than the evening of a busy day, tolerances (90 MB).
+const EVENING: f64 = 1.8;
 /// Within so many hours ...
 const STEEP_H: f64 = 1.0;
 /// ... more than any usual start takes, tolerances (325 MB).
@@ -177,6 +181,9 @@ impl Kept {
             }
         }
         let so_far = grown(claim, last).abs();
+        if claim.rate < 0.0 && age_h < FALLEN_H && so_far < EVENING {
+            return Shown::No;
+        }
         if !late && age_h < FILLS_H && so_far > FILL_RATE * age_h && so_far < STEEP {
             return Shown::No;
         }

@@ -71,9 +71,11 @@ const AHEAD: (f64, f64) = (0.2, 0.25);
 const SIZE_EDGE: f64 = 0.08;
 /// Incarnations, the last ones, in which rivals are looked for.
 const INCARNATIONS: usize = 2;
-/// A run younger than this may have a first start that the claim took for growth, hours; its time constant.
+/// A run younger than this may have a first start that the claim took for growth, hours; its time constants.
 const YOUNG_H: f64 = 12.0;
-const FIRST_START_H: f64 = 0.8;
+const FIRST_STARTS_H: [f64; 2] = [0.8, 1.7];
+/// A day cycle younger than this may rise by itself, hours.
+const DAY_KNOWN_H: f64 = 36.0;
 /// Growth less than this under a rival is no leak, tolerances.
 const LEAK_MIN: f64 = 0.5;
 /// Places where steps may be, steps at most, their usual size, and by when an allocator has made its arenas, hours.
@@ -115,7 +117,7 @@ pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64,
         Some(_) => leak * of_shift,
         None if late => leak * (1.0 - P_FROM_START) / 24.0,
         None => leak * P_FROM_START,
-    };
+    } * claim.ln_start.exp();
     let mut growths = vec![
         Growth { column: Column::Steady, sd: TOLERATED_SD, prior: 1.0 - P_LEAK, leaks: false },
         Growth { column: Column::Claimed, sd, prior: claimed, leaks: true },
@@ -129,12 +131,17 @@ pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64,
     }
     let design = Design::new(blocks, stepped, claim, None, horizon_h, grown);
     let mut weighed = Weighed { leak: LnSum(f64::NEG_INFINITY), other: LnSum(f64::NEG_INFINITY), claim, growths };
-    weighed.alone(&design);
+    weighed.alone(&design, claim.day && now_h < DAY_KNOWN_H);
     // The claim may have taken a first start for growth: then the rival is a second one.
     if !late && pair(claim.warm).is_none() && now_h < YOUNG_H {
-        weighed.rivals(&design, horizon_h, -std::f64::consts::LN_2);
-        let other = Design::new(blocks, stepped, claim, Some(FIRST_START_H), horizon_h, grown);
-        weighed.rivals(&other, horizon_h, -std::f64::consts::LN_2);
+        let ln_share = -((1 + FIRST_STARTS_H.len()) as f64).ln();
+        weighed.rivals(&design, horizon_h, ln_share);
+        for start_h in FIRST_STARTS_H {
+            if weighed.odds() > 0.0 {
+                let other = Design::new(blocks, stepped, claim, Some(start_h), horizon_h, grown);
+                weighed.rivals(&other, horizon_h, ln_share);
+            }
+        }
     } else {
         weighed.rivals(&design, horizon_h, 0.0);
     }
@@ -168,14 +175,19 @@ impl Weighed<'_> {
         self.other.add(ln + (1.0 - beyond).max(1e-300).ln());
     }
 
-    /// Leaks without a rival.
-    fn alone(&mut self, d: &Design) {
-        for g in self.growths.iter().filter(|g| g.leaks) {
+    /// Leaks without a rival, and what would be tolerated without one where a `young_day` is its rival.
+    fn alone(&mut self, d: &Design, young_day: bool) {
+        for i in 0..self.growths.len() {
+            let g = &self.growths[i];
             let (own, y) = d.growth(g.column);
             let (ridge, pivot) = (d.ridge(g.sd), own + d.ridge(g.sd));
-            if y * self.claim.rate > 0.0 {
-                self.leak.add(g.prior.ln() + d.ln_likelihood(d.squares() - y * y / pivot, (pivot / ridge).ln()));
+            if if g.leaks { y * self.claim.rate <= 0.0 } else { !young_day } {
+                continue;
             }
+            let squares = d.squares() - y * y / pivot;
+            let ln = g.prior.ln() + d.ln_likelihood(squares, (pivot / ridge).ln());
+            let growth = (y / pivot * self.claim.rate.signum(), (d.variance(squares) / pivot).sqrt());
+            self.add(g.leaks, ln, growth);
         }
     }
 

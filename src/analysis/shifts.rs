@@ -103,7 +103,7 @@ fn search(claim: &Claim, blocks: &[Block], stepped: &[f64], horizon_h: f64) -> O
     let now_h = blocks.last()?.t_h;
     let design = Design::new(blocks, stepped, claim, None, horizon_h, &|b| b.t_h);
     let mut best: Option<(f64, Shift, f64, f64)> = None;
-    let mut attempt = |shift: Shift, best: &mut Option<(f64, Shift, f64, f64)>| {
+    let attempt = |shift: Shift, best: &mut Option<(f64, Shift, f64, f64)>| {
         if !shift.has_come_round(now_h) {
             return;
         }
@@ -130,5 +130,5 @@ fn search(claim: &Claim, blocks: &[Block], stepped: &[f64], horizon_h: f64) -> O
     let sure = (1.0 - 2.0 * noise / pivot.sqrt() / drift).max(0.0);
     let rate = drift / shift.worked_h(horizon_h.max(now_h));
     let ln = design.ln_likelihood_of_noise(left, (pivot / design.ridge(DRIFT_SD)).ln());
-    Some((ln, Claim { shift: Some(shift), noise, sure, rate, drift, ..*claim }))
+    Some((ln, Claim { shift: Some(shift), ln_start: 0.0, noise, sure, rate, drift, ..*claim }))
 }

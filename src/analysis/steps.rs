@@ -29,6 +29,10 @@ const MERGE_H: f64 = 0.5;
 const COUNT_MIN: usize = 3;
 /// Share of what was stepped up that may have been stepped down again.
 const FELL_MAX: f64 = 0.35;
+/// Two steps are of about the same size if they differ by less than this share.
+const ALIKE: f64 = 0.3;
+/// Of what steps and is no leak, this share is a start or a cache that was taken for steps: each is smaller than the one before.
+const DWINDLING: f64 = 0.2;
 /// How far steps to and fro are believed in at most: too little to ring, enough to be part of the interval.
 const DOUBTFUL: f64 = 0.4;
 /// Prior odds of a leak in steps against anything else that steps.
@@ -55,7 +59,7 @@ const AGAINST: (f64, f64) = (1e-3, 0.1);
 /// Judges the steps of the last horizon, at `now_h`; `starts_h` are the beginnings of the incarnations.
 pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f64) -> StepLeak {
     let from = (now_h - horizon_h).max(0.0);
-    let events = merged(steps, from);
+    let (events, returned) = come_to_stay(merged(steps, from));
     let n = events.len();
     let sum: f64 = events.iter().map(|e| e.1).sum();
     let with: Vec<f64> = events.iter().map(|e| e.1 * sum.signum()).filter(|s| *s > 0.0).collect();
@@ -63,7 +67,8 @@ pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f6
         return StepLeak { count: n, ..StepLeak::default() };
     }
     // A leak gives nothing back; what goes to and fro may be a load that comes and goes.
-    let to_and_fro = with.iter().sum::<f64>() - sum.abs() > FELL_MAX * with.iter().sum::<f64>();
+    let gone_up = with.iter().sum::<f64>() + returned;
+    let to_and_fro = gone_up - sum.abs() > FELL_MAX * gone_up;
     let against = (n - with.len()) as f64;
     let span = (now_h - from).max(1e-3);
     let leak = ln_rate(with.len(), span, horizon_h) + ln_alike(&with) + against * AGAINST.0.ln();
@@ -89,6 +94,23 @@ fn merged(steps: &VecDeque<Step>, from: f64) -> Vec<Step> {
     }
     events.retain(|e| e.1.abs() > LEAK_SIZES.0);
     events
+}
+
+/// A step that a later one of about the same size takes back is a level that comes and goes: neither is counted. Returns what is left,
+/// and what was taken back.
+fn come_to_stay(events: Vec<Step>) -> (Vec<Step>, f64) {
+    let mut left: Vec<Step> = Vec::with_capacity(events.len());
+    let mut returned = 0.0;
+    for event in events {
+        let off = |s: f64| (s + event.1).abs();
+        let alike = |s: f64| s * event.1 < 0.0 && off(s) < ALIKE * event.1.abs();
+        let fits = (0..left.len()).filter(|i| alike(left[*i].1));
+        match fits.min_by(|i, j| off(left[*i].1).total_cmp(&off(left[*j].1))) {
+            Some(i) => returned += left.remove(i).1.abs(),
+            None => left.push(event),
+        }
+    }
+    (left, returned)
 }
 
 /// Times of a leak's steps: a Poisson process of unknown rate.
@@ -128,7 +150,15 @@ fn ln_odd(sizes: &[f64]) -> f64 {
         let odd = ARENA_ODD / (s.clamp(low, 50.0) * (high / low).ln());
         if s >= ARENA_SIZES.0 && s <= ARENA_SIZES.1 { usual + odd } else { odd }
     };
-    sizes.iter().map(|s| density(*s).ln()).sum()
+    let arenas: f64 = sizes.iter().map(|s| density(*s).ln()).sum();
+    if sizes.windows(2).any(|pair| pair[1] >= pair[0]) {
+        return arenas;
+    }
+    // The first is of any size, each further one anything below the last.
+    let further: f64 = sizes.windows(2).map(|pair| -pair[0].ln()).sum();
+    let dwindling = further - (sizes[0] * (high / low).ln()).ln();
+    let top = arenas.max(dwindling);
+    top + ((1.0 - DWINDLING) * (arenas - top).exp() + DWINDLING * (dwindling - top).exp()).ln()
 }
 
 /// Times of arenas: in each incarnation some number of them, uniform until some time.

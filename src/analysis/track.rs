@@ -1,6 +1,7 @@
 //! One series: blocks, regression and posterior together, and the record of its steps.
 
 use super::bank;
+use super::beliefs::ln_grows;
 use super::blocks::{Block, Blocker, FINE, Ruling};
 use super::growth::{Claim, Kept, Shown};
 use super::mixture::Posterior;
@@ -168,6 +169,7 @@ impl Track {
         let rate = if by_requests { per_unit } else { per_unit / self.horizon_h };
         let sure = (1.0 - 2.0 * h.variance.sqrt() / h.mean.abs().max(f64::MIN_POSITIVE)).max(0.0);
         let (noise, kind) = (h.noise_variance.sqrt(), self.regression.filters[h.noise].noise);
+        let ln_start = ln_grows(&h);
         Some(Claim {
             onset_h,
             rate,
@@ -175,6 +177,7 @@ impl Track {
             by_requests,
             shift: None,
             warm: h.warm,
+            ln_start,
             day: h.day,
             noise,
             kind,
