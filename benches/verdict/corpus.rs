@@ -1,5 +1,5 @@
 //! A simulated corpus of memory series whose true drift is known: nuisances that are no leak, alone and in mixtures, and leaks of
-//! six families laid over them. Everything follows from one seed.
+//! seven families laid over them. Everything follows from one seed.
 
 use soakd::model::series::Point;
 
@@ -117,7 +117,7 @@ const WIDE_PARTS: [&str; 12] = [
 ];
 
 /// How a leak goes.
-pub const LEAKS: [&str; 6] = ["linear", "late", "stepped", "bursty", "duty_cycled", "per_request"];
+pub const LEAKS: [&str; 7] = ["linear", "late", "stepped", "bursty", "duty_cycled", "per_request", "in_shifts"];
 
 /// One simulated series and the truth about it.
 pub struct Trace {
@@ -219,10 +219,12 @@ fn disturb(name: &str, d: &mut Draft, rng: &mut Rng) {
             let (amp, tau_h) = (rng.range(50.0, 300.0), rng.log_range(0.333, 3.0));
             add_warm(d, amp, tau_h);
         }
-        "arena_steps" => {
-            let until = rng.range(2.0, 36.0);
-            for _ in 0..rng.whole(2, 5) {
-                let (at, size) = (rng.range(0.0, until), rng.range(8.0, 64.0));
+        "arena_steps" | "late_arenas" => {
+            let (until, least, smallest) =
+                if name == "arena_steps" { ((2.0, 36.0), 2, 8.0) } else { ((5.0, 14.0), 3, 5.0) };
+            let until = rng.range(until.0, until.1);
+            for _ in 0..rng.whole(least, 5) {
+                let (at, size) = (rng.range(0.0, until), rng.range(smallest, 64.0));
                 add(d, |t| if t >= at { size } else { 0.0 });
             }
         }
@@ -285,13 +287,6 @@ fn disturb(name: &str, d: &mut Draft, rng: &mut Rng) {
             }
             let (at, amp, tau_h) = (rng.log_range(0.7, 40.0), rng.range(50.0, 300.0), rng.log_range(0.333, 3.0));
             add(d, |t| amp * (1.0 - (-(t - at).max(0.0) / tau_h).exp()));
-        }
-        "late_arenas" => {
-            let until = rng.range(5.0, 14.0);
-            for _ in 0..rng.whole(3, 5) {
-                let (at, size) = (rng.range(0.0, until), rng.range(5.0, 64.0));
-                add(d, |t| if t >= at { size } else { 0.0 });
-            }
         }
         "first_busy_day" => {
             // A Sunday, and then Monday: the load of a day, twice to ten times that of the day before, in a smooth wave or with edges.
@@ -455,6 +450,18 @@ fn leak(kind: usize, t: &[f64], requests: &[f64], rng: &mut Rng) -> Vec<f64> {
                 .collect()
         }
         "per_request" => requests.to_vec(),
+        "in_shifts" => {
+            // Some hours each day: a batch at night, an office by day.
+            let (from, long) = (rng.range(0.0, 24.0), rng.log_range(1.0, 10.0));
+            let dt = t[1] - t[0];
+            let mut sum = 0.0;
+            t.iter()
+                .map(|t| {
+                    sum += if (t - from).rem_euclid(24.0) < long { dt } else { 0.0 };
+                    sum
+                })
+                .collect()
+        }
         _ => t.to_vec(),
     }
 }

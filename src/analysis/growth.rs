@@ -76,11 +76,11 @@ const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
 const BENT_H: f64 = 7.0;
 const STRAIGHTER: f64 = 2.0;
 /// By how much a leak must be likelier than all that rises like one and is none (natural logarithm) ...
-const ODDS: f64 = 4.5;
-/// ... and after a day, when what bends has bent.
-const ODDS_LATER: f64 = 3.0;
-/// A day, hours.
-const DAY_H: f64 = 24.0;
+const ODDS: f64 = 5.0;
+/// ... and after a day and a half, when what bends has bent and a second day is over.
+const ODDS_LATER: f64 = 3.5;
+/// ... and of a leak in shifts: it was looked for in many places.
+const ODDS_OF_SHIFTS: f64 = 8.0;
 /// What gains more than so much an hour (65 MB, in tolerances) from the start on may be a cache that fills, for so long, hours, and until it is
 /// larger than any usual cache.
 const FILL_RATE: f64 = 1.3;
@@ -199,7 +199,11 @@ impl Kept {
             shares.is_some_and(|s| s.whole.abs() > SHOWN && s.lately > least && s.last > last)
         });
         // What else it might be is asked last: that costs more than all before.
-        let enough = if last.t_h < DAY_H { ODDS } else { ODDS_LATER };
+        let enough = match claim.shift {
+            Some(_) => ODDS_OF_SHIFTS,
+            None if last.t_h < DAY_KNOWN_H => ODDS,
+            None => ODDS_LATER,
+        };
         if !shown {
             return Shown::No;
         }

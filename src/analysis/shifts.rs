@@ -28,6 +28,15 @@ const BEGINNINGS: usize = 24;
 const NEAR_H: [f64; 4] = [-0.5, -0.25, 0.25, 0.5];
 /// Of one shift so much must have been worked on either of the last two days, as a share: once is an onset.
 const WORKED: f64 = 0.3;
+/// A shift of which so much was worked must show what it adds ...
+const ENOUGH: f64 = 0.6;
+/// ... as a share of what it is said to add, ...
+const AS_SAID: std::ops::Range<f64> = 0.4..2.0;
+/// ... from so long before to so long after it, hours.
+const ASIDE_H: f64 = 1.5;
+/// In the first hours of an incarnation a rise says nothing, unless it is larger than any usual start (325 MB, in tolerances).
+const START_H: f64 = 3.0;
+const LARGE: f64 = 6.5;
 /// Prior standard deviation of the drift, tolerances.
 const DRIFT_SD: f64 = 8.0;
 /// Jumps so near to a shift belong to it, hours.
@@ -58,6 +67,28 @@ impl Shift {
         before.min(self.worked_h(now_h) - before) > WORKED * self.long_h
     }
 
+    /// Whether each shift so far shows what it is said to add (`rate` an hour): twice at least, and none of them not.
+    pub fn shows(self, blocks: &[Block], rate: f64) -> bool {
+        let Some(now_h) = blocks.last().map(|b| b.t_h) else { return false };
+        let mut shown = 0;
+        let mut from_h = self.from_h - DAY_H;
+        while from_h < now_h {
+            let until_h = from_h + self.long_h;
+            let worked = rate * (until_h.min(now_h) - from_h.max(0.0)).max(0.0);
+            if worked.abs() > ENOUGH * (rate * self.long_h).abs()
+                && let Some(grew) = grew(blocks, from_h, until_h, worked)
+            {
+                if !AS_SAID.contains(&(grew / worked)) {
+                    return false;
+                }
+                // What is larger than any start need not come twice.
+                shown += if grew.abs() > LARGE { 2 } else { 1 };
+            }
+            from_h += DAY_H;
+        }
+        shown > 1
+    }
+
     /// What the steps outside the shift have added by each block: those within it are its own.
     pub fn steps_outside(self, blocks: &[Block], stepped: &[f64]) -> Vec<f64> {
         let (mut left, mut last) = (0.0, None::<(u32, f64)>);
@@ -74,6 +105,22 @@ impl Shift {
         }
         out
     }
+}
+
+/// By how much the series rose from shortly before to shortly after, `worked` being expected; `None` where an incarnation began at about
+/// the time: a start rises too.
+fn grew(blocks: &[Block], from_h: f64, until_h: f64, worked: f64) -> Option<f64> {
+    let near = |from: f64, to: f64| blocks.iter().filter(move |b| b.t_h >= from && b.t_h <= to);
+    let start = |b: &Block| blocks.iter().find(|first| first.segment == b.segment).map_or(0.0, |first| first.from_h);
+    let (before, after): (Vec<&Block>, Vec<&Block>) =
+        (near(from_h - ASIDE_H, from_h).collect(), near(until_h, until_h + ASIDE_H).collect());
+    // What has only just ended, or is not over, is judged by what it has come to.
+    let after = if after.is_empty() { near(from_h, until_h).last().into_iter().collect() } else { after };
+    let before = if before.is_empty() { blocks.first().into_iter().collect() } else { before };
+    let (first, last) = (before.first()?, after.last()?);
+    let mean = |of: &[&Block]| of.iter().map(|b| b.y).sum::<f64>() / of.len() as f64;
+    let started = from_h < start(first) + START_H && worked.abs() < LARGE;
+    (first.segment == last.segment && !started).then(|| mean(&after) - mean(&before))
 }
 
 /// What a leak in shifts would claim, if one fits at all; `claim` is the likeliest of the others.
@@ -95,7 +142,7 @@ pub fn claim(blocks: &[Block], claim: &Claim, horizon_h: f64) -> Option<Claim> {
             best = Some(found);
         }
     }
-    best.map(|b| b.1)
+    best.map(|b| b.1).filter(|found| found.shift.is_some_and(|shift| shift.shows(blocks, found.rate)))
 }
 
 /// The likeliest shift under one kind of noise, with the logarithm of its likelihood.
