@@ -116,7 +116,8 @@ fn grew(blocks: &[Block], from_h: f64, until_h: f64, worked: f64) -> Option<f64>
         (near(from_h - ASIDE_H, from_h).collect(), near(until_h, until_h + ASIDE_H).collect());
     // What has only just ended, or is not over, is judged by what it has come to.
     let after = if after.is_empty() { near(from_h, until_h).last().into_iter().collect() } else { after };
-    let before = if before.is_empty() { blocks.first().into_iter().collect() } else { before };
+    let last_before = || blocks.iter().rev().find(|b| b.t_h <= from_h).or(blocks.first());
+    let before = if before.is_empty() { last_before().into_iter().collect() } else { before };
     let (first, last) = (before.first()?, after.last()?);
     let mean = |of: &[&Block]| of.iter().map(|b| b.y).sum::<f64>() / of.len() as f64;
     let started = from_h < start(first) + START_H && worked.abs() < LARGE;
@@ -178,4 +179,41 @@ fn search(claim: &Claim, blocks: &[Block], stepped: &[f64], horizon_h: f64) -> O
     let rate = drift / shift.worked_h(horizon_h.max(now_h));
     let ln = design.ln_likelihood_of_noise(left, (pivot / design.ridge(DRIFT_SD)).ln());
     Some((ln, Claim { shift: Some(shift), ln_start: 0.0, noise, sure, rate, drift, ..*claim }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(t_h: f64, from_h: f64) -> f64 {
+        0.5 * (t_h - from_h).clamp(0.0, 2.0)
+    }
+
+    const NIGHT: Shift = Shift { from_h: 22.0, long_h: 3.0 };
+
+    #[test]
+    fn hours_are_counted_over_midnight_and_from_the_middle_of_a_shift() {
+        let at: Vec<f64> = [0.0, 0.5, 1.0, 22.0, 23.0, 25.0, 46.0, 49.0].iter().map(|t| NIGHT.worked_h(*t)).collect();
+        assert_eq!(at, [0.0, 0.5, 1.0, 1.0, 2.0, 4.0, 4.0, 7.0]);
+    }
+
+    #[test]
+    fn steps_within_a_shift_are_its_own() {
+        let block = |t_h: f64, segment| Block { t_h, segment, ..Block::default() };
+        let blocks = [block(1.5, 0), block(12.0, 0), block(23.0, 0), block(30.0, 0), block(31.0, 1), block(32.0, 1)];
+        let outside = NIGHT.steps_outside(&blocks, &[0.0, 2.0, 5.0, 6.0, 0.0, 0.5]);
+        assert_eq!(outside, [0.0, 2.0, 2.0, 3.0, 0.0, 0.5]);
+    }
+
+    #[test]
+    fn a_rise_that_comes_once_is_no_shift() {
+        let run = |rise: fn(f64) -> f64| -> Vec<Block> {
+            let at = |i: i32| f64::from(i) / 6.0;
+            (0..288).map(|i| Block { t_h: at(i), y: rise(at(i)), ..Block::default() }).collect()
+        };
+        let shift = Shift { from_h: 10.0, long_h: 2.0 };
+        assert!(shift.shows(&run(|t| ramp(t, 10.0) + ramp(t, 34.0)), 0.5));
+        assert!(!shift.shows(&run(|t| ramp(t, 10.0)), 0.5));
+        assert!(!shift.shows(&run(|t| ramp(t, 34.0)), 0.5));
+    }
 }

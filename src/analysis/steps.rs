@@ -207,3 +207,29 @@ fn ln_mean(terms: impl Iterator<Item = f64>) -> f64 {
     let sum: f64 = terms.iter().map(|t| (t - top).exp()).sum();
     top + (sum / terms.len() as f64).ln()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probability(steps: &[Step], now_h: f64) -> f64 {
+        judge(&steps.iter().copied().collect(), &[], now_h, 48.0).probability
+    }
+
+    #[test]
+    fn leaps_that_dwindle_are_a_start_and_leaps_that_do_not_are_a_leak() {
+        // A cache of two gigabytes that filled ever more slowly, as steps in tolerances.
+        let start = [(1.77, 17.29), (2.6, 12.58), (3.58, 5.92), (4.42, 2.01), (5.67, 1.16)];
+        assert!(probability(&start, 6.2) < 0.1, "{}", probability(&start, 6.2));
+        let leak: Vec<Step> = (1..9).map(|i| (f64::from(i), 1.6 + 0.1 * f64::from(i % 3))).collect();
+        assert!(probability(&leak, 8.5) > 0.98, "{}", probability(&leak, 8.5));
+    }
+
+    #[test]
+    fn what_a_later_step_takes_back_is_not_counted() {
+        let buffer = [(2.8, 0.5), (3.9, -0.5), (5.0, 0.52), (6.1, -0.49), (7.2, 0.5)];
+        let (left, returned) = come_to_stay(buffer.to_vec());
+        assert_eq!(left.len(), 1);
+        assert!((returned - 1.02).abs() < 1e-9, "{returned}");
+    }
+}

@@ -108,6 +108,25 @@ fn the_first_busy_day_is_no_leak() {
 }
 
 #[test]
+fn what_leaks_at_night_alone_is_found_by_the_second_night() {
+    // A batch of three hours each night, 75 MB each time: a warm-up or a busy day once, a leak when it comes again.
+    let worked = |h: f64| (0..2).map(|night| (h - 14.0 - 24.0 * f64::from(night)).clamp(0.0, 3.0)).sum::<f64>();
+    let f = batch(&series(48.0, 60.0, |h| 900.0 + 25.0 * worked(h)), Params::default());
+    assert!(f.verdict == Verdict::Outside, "{f:?}");
+    // The second night ends at hour 41.
+    assert!(f.first_alarm_unix_s.is_some_and(|at| at < START_UNIX_S + 43.0 * 3600.0), "{f:?}");
+}
+
+#[test]
+fn a_level_that_comes_and_goes_is_no_leak_in_steps() {
+    // Four arenas in the first hours, and a buffer of 25 MB that is taken and given back all day.
+    let arenas = |h: f64| [0.3, 0.8, 1.2, 1.5].iter().filter(|at| h >= **at).count() as f64 * 26.0;
+    let buffer = |h: f64| if h > 2.8 && ((h - 2.8) / 1.1) as u64 % 2 == 0 { 25.0 } else { 0.0 };
+    let f = batch(&series(24.0, 60.0, |h| 900.0 + arenas(h) + buffer(h)), Params::default());
+    assert!(!f.alarmed && f.verdict != Verdict::Outside, "{f:?}");
+}
+
+#[test]
 fn a_leak_that_sets_in_late_is_found_all_the_same() {
     let f = batch(&series(30.0, 60.0, |h| 900.0 + 25.0 * (h - 10.0).max(0.0)), Params::default());
     assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Linear), "{f:?}");
