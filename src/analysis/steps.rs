@@ -96,18 +96,18 @@ fn merged(steps: &VecDeque<Step>, from: f64) -> Vec<Step> {
     events
 }
 
-/// A step that a later one of about the same size takes back is a level that comes and goes: neither is counted. Returns what is left,
-/// and what was taken back.
+/// A step that the next one takes back, being of about the same size, is a level that comes and goes: neither is counted. Returns what is
+/// left, and what was taken back.
 fn come_to_stay(events: Vec<Step>) -> (Vec<Step>, f64) {
     let mut left: Vec<Step> = Vec::with_capacity(events.len());
     let mut returned = 0.0;
     for event in events {
-        let off = |s: f64| (s + event.1).abs();
-        let alike = |s: f64| s * event.1 < 0.0 && off(s) < ALIKE * event.1.abs();
-        let fits = (0..left.len()).filter(|i| alike(left[*i].1));
-        match fits.min_by(|i, j| off(left[*i].1).total_cmp(&off(left[*j].1))) {
-            Some(i) => returned += left.remove(i).1.abs(),
-            None => left.push(event),
+        match left.last() {
+            Some((_, size)) if size * event.1 < 0.0 && (size + event.1).abs() < ALIKE * event.1.abs() => {
+                returned += size.abs();
+                left.pop();
+            }
+            _ => left.push(event),
         }
     }
     (left, returned)
