@@ -14,6 +14,7 @@
 //! 9. `steps`: are the steps a leak;
 //! 10. `growth`: does the series itself show what an alarm would claim of it;
 //! 11. `bends`: might a second warm-up be what is taken for a leak from the start; `rivals`: what else might it be that rises like that (`design` is the regression that asks it);
+//!     `shifts`: does it leak in some hours of each day alone;
 //! 12. `conclude`: verdict, interval, shape.
 //!
 //! [`fleet`] compares hosts and is a subject of its own.

@@ -115,7 +115,7 @@ fn grew(blocks: &[Block], from_h: f64, until_h: f64, worked: f64) -> Option<f64>
     let (before, after): (Vec<&Block>, Vec<&Block>) =
         (near(from_h - ASIDE_H, from_h).collect(), near(until_h, until_h + ASIDE_H).collect());
     // What has only just ended, or is not over, is judged by what it has come to.
-    let after = if after.is_empty() { near(from_h, until_h).last().into_iter().collect() } else { after };
+    let after = if after.is_empty() { near(from_h, until_h).next_back().into_iter().collect() } else { after };
     let last_before = || blocks.iter().rev().find(|b| b.t_h <= from_h).or(blocks.first());
     let before = if before.is_empty() { last_before().into_iter().collect() } else { before };
     let (first, last) = (before.first()?, after.last()?);

@@ -121,7 +121,7 @@ fn what_leaks_at_night_alone_is_found_by_the_second_night() {
 fn a_level_that_comes_and_goes_is_no_leak_in_steps() {
     // Four arenas in the first hours, and a buffer of 25 MB that is taken and given back all day.
     let arenas = |h: f64| [0.3, 0.8, 1.2, 1.5].iter().filter(|at| h >= **at).count() as f64 * 26.0;
-    let buffer = |h: f64| if h > 2.8 && ((h - 2.8) / 1.1) as u64 % 2 == 0 { 25.0 } else { 0.0 };
+    let buffer = |h: f64| if h > 2.8 && (((h - 2.8) / 1.1) as u64).is_multiple_of(2) { 25.0 } else { 0.0 };
     let f = batch(&series(24.0, 60.0, |h| 900.0 + arenas(h) + buffer(h)), Params::default());
     assert!(!f.alarmed && f.verdict != Verdict::Outside, "{f:?}");
 }
