@@ -32,6 +32,8 @@ const WORKED: f64 = 0.3;
 const ENOUGH: f64 = 0.6;
 /// ... as a share of what it is said to add, ...
 const AS_SAID: std::ops::Range<f64> = 0.4..2.0;
+/// ... of which no more than such a share is given back before the next, ...
+const GIVEN_BACK: f64 = 0.35;
 /// ... from so long before to so long after it, hours.
 const ASIDE_H: f64 = 1.5;
 /// In the first hours of an incarnation a rise says nothing, unless it is larger than any usual start (325 MB, in tolerances).
@@ -67,22 +69,26 @@ impl Shift {
         before.min(self.worked_h(now_h) - before) > WORKED * self.long_h
     }
 
-    /// Whether each shift so far shows what it is said to add (`rate` an hour): twice at least, and none of them not.
+    /// Whether each shift so far shows what it is said to add (`rate` an hour): twice at least, none of them not, and nothing of it is given
+    /// back until the next.
     pub fn shows(self, blocks: &[Block], rate: f64) -> bool {
         let Some(now_h) = blocks.last().map(|b| b.t_h) else { return false };
-        let mut shown = 0;
+        let (mut shown, mut left) = (0, None::<Rise>);
         let mut from_h = self.from_h - DAY_H;
         while from_h < now_h {
             let until_h = from_h + self.long_h;
             let worked = rate * (until_h.min(now_h) - from_h.max(0.0)).max(0.0);
             if worked.abs() > ENOUGH * (rate * self.long_h).abs()
-                && let Some(grew) = grew(blocks, from_h, until_h, worked)
+                && let Some(rise) = Rise::of(blocks, from_h, until_h, worked)
             {
-                if !AS_SAID.contains(&(grew / worked)) {
+                let grew = rise.after - rise.before;
+                let given_back = left.filter(|l| l.segment == rise.segment).map_or(0.0, |l| l.after - rise.before);
+                if !AS_SAID.contains(&(grew / worked)) || given_back / worked > GIVEN_BACK {
                     return false;
                 }
                 // What is larger than any start need not come twice.
                 shown += if grew.abs() > LARGE { 2 } else { 1 };
+                left = Some(rise);
             }
             from_h += DAY_H;
         }
@@ -107,21 +113,30 @@ impl Shift {
     }
 }
 
-/// By how much the series rose from shortly before to shortly after, `worked` being expected; `None` where an incarnation began at about
-/// the time: a start rises too.
-fn grew(blocks: &[Block], from_h: f64, until_h: f64, worked: f64) -> Option<f64> {
-    let near = |from: f64, to: f64| blocks.iter().filter(move |b| b.t_h >= from && b.t_h <= to);
-    let start = |b: &Block| blocks.iter().find(|first| first.segment == b.segment).map_or(0.0, |first| first.from_h);
-    let (before, after): (Vec<&Block>, Vec<&Block>) =
-        (near(from_h - ASIDE_H, from_h).collect(), near(until_h, until_h + ASIDE_H).collect());
-    // What has only just ended, or is not over, is judged by what it has come to.
-    let after = if after.is_empty() { near(from_h, until_h).next_back().into_iter().collect() } else { after };
-    let last_before = || blocks.iter().rev().find(|b| b.t_h <= from_h).or(blocks.first());
-    let before = if before.is_empty() { last_before().into_iter().collect() } else { before };
-    let (first, last) = (before.first()?, after.last()?);
-    let mean = |of: &[&Block]| of.iter().map(|b| b.y).sum::<f64>() / of.len() as f64;
-    let started = from_h < start(first) + START_H && worked.abs() < LARGE;
-    (first.segment == last.segment && !started).then(|| mean(&after) - mean(&before))
+/// What the series was shortly before and shortly after a shift, and in which incarnation.
+#[derive(Debug, Clone, Copy)]
+struct Rise {
+    segment: u32,
+    before: f64,
+    after: f64,
+}
+
+impl Rise {
+    /// `None` where an incarnation began at about the time, `worked` being no more than a start may be: a start rises too.
+    fn of(blocks: &[Block], from_h: f64, until_h: f64, worked: f64) -> Option<Rise> {
+        let mean = |from: f64, to: f64, other: Option<&Block>| {
+            let near: Vec<&Block> = blocks.iter().filter(|b| b.t_h >= from && b.t_h <= to).collect();
+            let Some(first) = near.first() else { return other.map(|b| (b.segment, b.y)) };
+            Some((first.segment, near.iter().map(|b| b.y).sum::<f64>() / near.len() as f64))
+        };
+        // Where nothing is known about the time, and where a shift has only just ended or is not over, by the block before.
+        let by = |t_h: f64| blocks.iter().rev().find(|b| b.t_h <= t_h).or(blocks.first());
+        let (segment, before) = mean(from_h - ASIDE_H, from_h, by(from_h))?;
+        let (segment_after, after) = mean(until_h, until_h + ASIDE_H, by(until_h))?;
+        let began_h = blocks.iter().find(|b| b.segment == segment)?.from_h;
+        let started = from_h < began_h + START_H && worked.abs() < LARGE;
+        (segment == segment_after && !started).then_some(Rise { segment, before, after })
+    }
 }
 
 /// What a leak in shifts would claim, if one fits at all; `claim` is the likeliest of the others.
@@ -206,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rise_that_comes_once_is_no_shift() {
+    fn a_rise_that_comes_once_or_is_given_back_is_no_shift() {
         let run = |rise: fn(f64) -> f64| -> Vec<Block> {
             let at = |i: i32| f64::from(i) / 6.0;
             (0..288).map(|i| Block { t_h: at(i), y: rise(at(i)), ..Block::default() }).collect()
@@ -215,5 +230,7 @@ mod tests {
         assert!(shift.shows(&run(|t| ramp(t, 10.0) + ramp(t, 34.0)), 0.5));
         assert!(!shift.shows(&run(|t| ramp(t, 10.0)), 0.5));
         assert!(!shift.shows(&run(|t| ramp(t, 34.0)), 0.5));
+        // An office, which gives back in the evening what it took in the morning.
+        assert!(!shift.shows(&run(|t| ramp(t, 10.0) - ramp(t, 20.0) + ramp(t, 34.0)), 0.5));
     }
 }
