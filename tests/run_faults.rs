@@ -3,6 +3,8 @@
 //!
 //! Tests wait for what the database says, with limits far beyond what a loaded machine needs; none measures time.
 
+#[path = "run_faults/asked.rs"]
+mod asked;
 #[path = "run_faults/ending.rs"]
 mod ending;
 #[path = "run_faults/host.rs"]

@@ -181,6 +181,11 @@ impl Command {
                 | Command::Status(_)
         )
     }
+
+    /// One that the supervisor starts and ends by its stdin.
+    fn is_a_child(&self) -> bool {
+        matches!(self, Command::InternalWorker(_) | Command::InternalProbe(_) | Command::InternalCanary(_))
+    }
 }
 
 /// `soakd query ... | head` ends as any Unix tool does, instead of panicking about a closed pipe: Rust ignores SIGPIPE at
@@ -188,6 +193,14 @@ impl Command {
 fn end_quietly_when_nobody_reads() {
     // SAFETY: called once, before any thread is started; the default action needs no handler of ours.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+}
+
+/// Whoever stops a scope, or cancels a batch job, sends SIGTERM to every process of it at once. The supervisor takes it as
+/// the end of the run; children that ended by themselves would be taken for crashed, and their last samples would be lost.
+fn leave_sigterm_to_the_supervisor() {
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGTERM, std::sync::Arc::default()) {
+        eprintln!("soakd: cannot listen for signals: {error}");
+    }
 }
 
 /// Parses `args` (program name first), runs the subcommand, and maps its outcome to the exit code contract:
@@ -202,6 +215,9 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
     };
     if cli.command.only_prints() {
         end_quietly_when_nobody_reads();
+    }
+    if cli.command.is_a_child() {
+        leave_sigterm_to_the_supervisor();
     }
     let done: Done = match cli.command {
         Command::Alerts(args) => alerts::execute(&args),

@@ -153,6 +153,8 @@ pub enum ChildEvent {
     Misbehaved,
     /// Its process ended, or could not be spawned.
     Exited,
+    /// Its process ended by a signal that nobody asks with: a fault, also while it is on its way out.
+    Died,
     /// The run is ending.
     Stop,
 }
@@ -212,7 +214,10 @@ pub fn step(state: ChildState, event: ChildEvent, now: MonoMillis, policy: &Poli
     use ChildState as S;
     match (state, event) {
         (_, ChildEvent::Tick) => tick(state, now, policy),
-        (_, ChildEvent::Exited) => exited(state, now, policy),
+        (S::Stopping { .. }, ChildEvent::Died) => {
+            (S::Ended, vec![ChildEffect::Ended { reason: EndReason::Crash, restart_in_ms: None }])
+        }
+        (_, ChildEvent::Exited | ChildEvent::Died) => exited(state, now, policy),
         (_, ChildEvent::Stop) => stop(state, now, policy),
         (
             S::Starting { since, failures } | S::Running { since, failures, .. },
@@ -376,6 +381,20 @@ mod tests {
                 500_000,
                 crash(1_000),
             ),
+            (
+                "on its way out it may take its time",
+                ChildState::Stopping { kill_at: at(700) },
+                ChildEvent::Exited,
+                600,
+                vec![E::Ended { reason: EndReason::Clean, restart_in_ms: None }],
+            ),
+            (
+                "a fault on the way out is a crash all the same",
+                ChildState::Stopping { kill_at: at(700) },
+                ChildEvent::Died,
+                600,
+                vec![E::Ended { reason: EndReason::Crash, restart_in_ms: None }],
+            ),
             ("silence up to the limit is patience", running(0, 0), ChildEvent::Tick, P.silence_timeout_ms, vec![]),
             (
                 "silence beyond it is a hang",
@@ -430,6 +449,7 @@ mod tests {
             1 => (0i64..100_000).prop_map(|ms| ChildEvent::Unwatched { ms }),
             1 => Just(ChildEvent::Misbehaved),
             3 => Just(ChildEvent::Exited),
+            2 => Just(ChildEvent::Died),
         ]
     }
 

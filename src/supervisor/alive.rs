@@ -151,10 +151,10 @@ impl Alive {
         }
     }
 
-    /// SIGTERM.
-    pub fn terminate(&self, life: Life) {
+    /// SIGUSR1: what [`Effect::AskToLeave`](super::event::Effect::AskToLeave) is for.
+    pub fn ask_to_leave(&self, life: Life) {
         if let Some(living) = self.living.get(&life) {
-            let _ = kill(Pid::from_raw(living.pid), Signal::SIGTERM); // gone already is as good
+            let _ = kill(Pid::from_raw(living.pid), Signal::SIGUSR1); // gone already is as good
         }
     }
 

@@ -8,6 +8,7 @@ use crate::model::sample::{ProcessReading, Role};
 use crate::probe::protocol::{FromProbe, ToProbe};
 use crate::wire::WireError;
 use crate::worker::protocol::{FromWorker, ToWorker};
+use nix::libc;
 
 /// A place in the run that one process at a time fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,14 @@ pub struct LastWords {
     pub stderr_tail: String,
     /// The kernel's count of OOM kills in our control group, or on the host, read right after the exit.
     pub oom_kills: Option<i64>,
+}
+
+impl LastWords {
+    /// True if a signal ended it that is no request to end: no orderly end comes by it.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        self.exit_signal.is_some_and(|signal| !matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP))
+    }
 }
 
 /// Everything that can happen.
@@ -150,8 +159,8 @@ pub enum Effect {
         /// What.
         order: ToProbe,
     },
-    /// SIGTERM.
-    Terminate {
+    /// SIGUSR1, at which the mailer ends. SIGTERM may have been sent to all of us, and its last mails are still to come.
+    AskToLeave {
         /// Which incarnation.
         life: Life,
     },

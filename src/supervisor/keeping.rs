@@ -66,7 +66,8 @@ impl Core {
         let Some(index) = self.children.iter().position(|c| c.id == child && c.life == Some(life)) else {
             return; // abandoned long ago
         };
-        self.step_child(index, ChildEvent::Exited, words, now, out);
+        let event = if words.is_fault() { ChildEvent::Died } else { ChildEvent::Exited };
+        self.step_child(index, event, words, now, out);
     }
 
     /// The child of this incarnation, unless it is another by now.
@@ -109,8 +110,8 @@ impl Core {
                 let Some(life) = child.life else { return };
                 out.push(match child.id.role {
                     Role::Worker => Effect::ToWorker { life, order: ToWorker::Stop },
-                    Role::Probe => Effect::CloseStdin { life },
-                    _ => Effect::Terminate { life },
+                    Role::Probe | Role::Canary => Effect::CloseStdin { life },
+                    _ => Effect::AskToLeave { life },
                 });
             }
             ChildEffect::Kill(_) => out.extend(child.life.map(|life| Effect::Kill { life })),

@@ -201,7 +201,7 @@ impl Reactor {
             Effect::Spawn { child, life } => self.at_once.push_back(self.alive.spawn(child, life)),
             Effect::ToWorker { life, order } => self.alive.tell(life, wire::encode(&order)),
             Effect::ToProbe { life, order } => self.alive.tell(life, wire::encode(&order)),
-            Effect::Terminate { life } => self.alive.terminate(life),
+            Effect::AskToLeave { life } => self.alive.ask_to_leave(life),
             Effect::CloseStdin { life } => self.alive.close_stdin(life),
             Effect::Kill { life } => self.alive.kill(life),
             Effect::ReadFallback { pids } => {

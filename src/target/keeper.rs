@@ -11,6 +11,8 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -27,6 +29,8 @@ const REAP_MAX: usize = 256;
 const WAITING_US: i64 = 10_000_000;
 /// The supervisor kills what is not ready in time; whoever can say why does so this much earlier, or a quarter of the time.
 const REFUSE_EARLY_US: i64 = 5_000_000;
+/// Where everybody was asked to end, the supervisor's order follows within so many looks, or it is not on its way.
+const ORDER_LOOKS: usize = 50;
 /// From SIGTERM to SIGKILL; the supervisor's own patience is a second longer by default.
 const END_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -46,10 +50,15 @@ pub fn run() -> ExitCode {
     if unsafe { nix::libc::prctl(nix::libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
         eprintln!("target: orphans cannot be adopted: {}", std::io::Error::last_os_error());
     }
+    // Whoever stops a scope or cancels a batch job asks all of us at once; how we end is the supervisor's to say.
+    let all_asked = Arc::new(AtomicBool::new(false));
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&all_asked)) {
+        eprintln!("target: cannot listen for signals: {error}");
+    }
     let (orders_in, orders) = mpsc::channel(16);
     std::thread::spawn(move || read_orders(&orders_in));
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, Keeper { frames, orders }.keep())
+    local.block_on(&runtime, Keeper { frames, orders, all_asked }.keep())
 }
 
 fn read_orders(orders: &mpsc::Sender<ToWorker>) {
@@ -80,9 +89,42 @@ fn read_orders(orders: &mpsc::Sender<ToWorker>) {
 struct Keeper {
     frames: std::fs::File,
     orders: mpsc::Receiver<ToWorker>,
+    all_asked: Arc<AtomicBool>,
+}
+
+/// What a look at the target and at orders says.
+enum Fate {
+    /// On with it.
+    Lives,
+    /// The supervisor ends it.
+    ToStop,
+    /// It has ended by itself.
+    Ended(End),
 }
 
 impl Keeper {
+    /// An orderly end where everybody was asked to end is the beginning of the run's: the order to stop is on its way.
+    async fn look(&mut self, kept: &mut Kept) -> Fate {
+        let Some(end) = kept.ended() else {
+            return if self.is_told_to_stop() { Fate::ToStop } else { Fate::Lives };
+        };
+        if end.is_orderly() {
+            tokio::time::sleep(LOOK).await; // the signal that ended it may reach us a moment later
+            let looks = if self.all_asked.load(Ordering::SeqCst) { ORDER_LOOKS } else { 0 };
+            for _ in 0..looks {
+                if self.is_told_to_stop() {
+                    return Fate::ToStop;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Fate::Ended(end)
+    }
+
+    fn is_told_to_stop(&mut self) -> bool {
+        matches!(self.orders.try_recv(), Ok(ToWorker::Stop) | Err(mpsc::error::TryRecvError::Disconnected))
+    }
+
     async fn keep(mut self) -> ExitCode {
         let Some(ToWorker::Load(plan)) = self.orders.recv().await else { return ExitCode::SUCCESS };
         let began_us = clock::micros();
@@ -130,17 +172,18 @@ impl Keeper {
         // Without an endpoint to ask, a command that is still there after a second counts as started.
         let settled_us = began_us + if matches!(kept, Kept::Command(_)) { 1_000_000 } else { 0 };
         loop {
-            if let Some(End { how, .. }) = kept.ended() {
-                super::kept::end_leftovers();
-                return Err(format!("{how}, before it was ready{said}"));
+            match self.look(kept).await {
+                Fate::Lives => {}
+                Fate::ToStop => return Ok(None),
+                Fate::Ended(End { how, .. }) => {
+                    super::kept::end_leftovers();
+                    return Err(format!("{how}, before it was ready{said}"));
+                }
             }
             match means.ready().await {
                 Ok(_) if !means.drives() && clock::micros() < settled_us => {}
                 Ok(model) => return Ok(Some(model.unwrap_or_else(|| "default".to_owned()))),
                 Err(error) => said = format!(" ({error})"),
-            }
-            if matches!(self.orders.try_recv(), Ok(ToWorker::Stop) | Err(mpsc::error::TryRecvError::Disconnected)) {
-                return Ok(None);
             }
             let waited_us = clock::micros() - began_us;
             if !told && waited_us >= WAITING_US.min(timeout_us / 2) && !said.is_empty() {
@@ -162,18 +205,21 @@ impl Keeper {
         let mut alive: u64 = 0;
         loop {
             let now_us = clock::micros();
-            if let Some(End { how, status, oom }) = kept.ended() {
-                self.report(&job, alive, now_us - latency_us);
-                eprintln!("target: {how}");
-                super::kept::end_leftovers(); // or the next life would find its port taken
-                self.say(&FromWorker::EngineFailed { reason: how, oom });
-                return status.map_or(ExitCode::from(1), end_likewise);
-            }
-            if matches!(self.orders.try_recv(), Ok(ToWorker::Stop) | Err(mpsc::error::TryRecvError::Disconnected)) {
-                self.report(&job, alive, now_us - latency_us);
-                kept.end(END_PATIENCE).await;
-                self.say(&FromWorker::Stopped);
-                return ExitCode::SUCCESS;
+            match self.look(&mut kept).await {
+                Fate::Lives => {}
+                Fate::ToStop => {
+                    self.report(&job, alive, now_us - latency_us);
+                    if let Some(end) = kept.end(END_PATIENCE).await {
+                        return self.fail(end);
+                    }
+                    self.say(&FromWorker::Stopped);
+                    return ExitCode::SUCCESS;
+                }
+                Fate::Ended(end) => {
+                    self.report(&job, alive, now_us - latency_us);
+                    super::kept::end_leftovers(); // or the next life would find its port taken
+                    return self.fail(end);
+                }
             }
             if now_us - beat_us >= BEAT_US {
                 beat_us = now_us;
@@ -190,6 +236,13 @@ impl Keeper {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Says how the target failed, and ends as it did.
+    fn fail(&mut self, end: End) -> ExitCode {
+        eprintln!("target: {}", end.how);
+        self.say(&FromWorker::EngineFailed { reason: end.how, oom: end.oom });
+        end.status.map_or(ExitCode::from(1), end_likewise)
     }
 
     /// The last words: counters and latencies of the present interval.

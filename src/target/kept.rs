@@ -4,6 +4,7 @@ use crate::probe::protocol::Outcome;
 use crate::probe::{self, cgroup};
 use crate::worker::protocol::TargetPlan;
 use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -46,6 +47,15 @@ pub struct End {
     pub oom: bool,
 }
 
+impl End {
+    /// True if it may well have been asked for: no fault, no kill.
+    #[must_use]
+    pub fn is_orderly(&self) -> bool {
+        use nix::libc::{SIGHUP, SIGINT, SIGTERM};
+        self.status.is_some_and(|s| s.signal().is_none_or(|signal| matches!(signal, SIGTERM | SIGINT | SIGHUP)))
+    }
+}
+
 impl Kept {
     /// Starts it, or finds it. The error is prose with its remedy.
     pub fn begin(plan: &TargetPlan) -> Result<Kept, String> {
@@ -72,7 +82,7 @@ impl Kept {
         match self {
             Kept::Command(child) => {
                 let status = child.try_wait().ok().flatten()?;
-                Some(End { how: in_words(status), status: Some(status), oom: false })
+                Some(of_command(status))
             }
             Kept::Process { pid, start_ticks, oom_kills: before } => {
                 if start_of(*pid) == Some(*start_ticks) {
@@ -98,17 +108,20 @@ impl Kept {
         }
     }
 
-    /// Ends what was started here, gently first; leaves alone what was only watched.
-    pub async fn end(mut self, patience: Duration) {
-        let Kept::Command(child) = &mut self else { return };
+    /// Ends what was started here, gently first; leaves alone what was only watched. Something comes back if a fault came first.
+    pub async fn end(mut self, patience: Duration) -> Option<End> {
+        let Kept::Command(child) = &mut self else { return None };
         if let Some(pid) = child.id() {
             let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM); // gone already is as good
         }
-        if tokio::time::timeout(patience, child.wait()).await.is_err() {
+        let ended = tokio::time::timeout(patience, child.wait()).await;
+        if ended.is_err() {
             let _ = child.kill().await; // gone meanwhile is as good
         }
         end_leftovers();
+        let status = ended.ok().and_then(Result::ok);
+        status.map(of_command).filter(|end| !end.is_orderly())
     }
 }
 
@@ -195,6 +208,6 @@ pub fn unit_cgroup(name: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn in_words(status: ExitStatus) -> String {
-    format!("the command ended: {status}")
+fn of_command(status: ExitStatus) -> End {
+    End { how: format!("the command ended: {status}"), status: Some(status), oom: false }
 }

@@ -381,7 +381,7 @@ impl World {
                     Event::Probe { life, message: FromProbe::Readings(Box::new(readings)) },
                 );
             }
-            Effect::Terminate { life } | Effect::CloseStdin { life } => self.end(life, 50, Some(0), None),
+            Effect::AskToLeave { life } | Effect::CloseStdin { life } => self.end(life, 50, Some(0), None),
             Effect::Kill { life } => self.end(life, 10, None, Some(9)),
             Effect::ReadFallback { pids } => {
                 let readings = if self.blind { Vec::new() } else { self.read(&pids) };

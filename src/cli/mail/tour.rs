@@ -46,6 +46,12 @@ pub(super) enum Mode {
     },
 }
 
+impl Mode {
+    fn is_orphan(self) -> bool {
+        matches!(self, Mode::Supervised { supervisor } if nix::unistd::getppid().as_raw() != supervisor)
+    }
+}
+
 type Post = Courier<AnyCarrier, fn() -> UnixMillis>;
 
 fn wall() -> UnixMillis {
@@ -54,7 +60,7 @@ fn wall() -> UnixMillis {
 
 /// Runs the mailer on `database`.
 pub(super) async fn run(config: &Config, database: &Path, mode: Mode, requeue: bool, format: Format) -> Done {
-    let stop = stop_flag(mode).map_err(|e| CannotStart(format!("cannot listen for signals: {e}")))?;
+    let stop = Stop::listen(mode).map_err(|e| CannotStart(format!("cannot listen for signals: {e}")))?;
     let carrier = setup::carrier(config).map_err(CannotStart)?;
     let routes = setup::routes(config).map_err(CannotStart)?;
     let seed = clock::micros().cast_unsigned() ^ u64::from(std::process::id()).rotate_left(40);
@@ -64,10 +70,10 @@ pub(super) async fn run(config: &Config, database: &Path, mode: Mode, requeue: b
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
     say(&format!("soakd mail: {} → {}", database.display(), setup::destination(&config.mail)));
-    let daemon = Daemon { config, database, routes, mode, stop: Arc::clone(&stop) };
+    let daemon = Daemon { config, database, routes, mode, stop: &stop };
     tokio::select! {
         done = daemon.run(&mut courier, requeue) => done,
-        () = told_to_stop(&stop) => Ok(Outcome::Passed),
+        () = stop.told() => Ok(Outcome::Passed),
     }
 }
 
@@ -114,7 +120,7 @@ struct Daemon<'a> {
     database: &'a Path,
     routes: Routes,
     mode: Mode,
-    stop: Arc<AtomicBool>,
+    stop: &'a Stop,
 }
 
 impl Daemon<'_> {
@@ -146,7 +152,7 @@ impl Daemon<'_> {
                 Err((true, error)) => return Err(CannotStart(error)),
                 Err((false, error)) => trouble.say(&error),
             }
-            if self.is_orphan() {
+            if self.mode.is_orphan() {
                 return Ok(None);
             }
             tokio::time::sleep(LOOK).await;
@@ -173,7 +179,7 @@ impl Daemon<'_> {
                     (Some(now.wall), PAUSE)
                 }
             };
-            if self.stop.load(Ordering::SeqCst) || self.is_done(watch.as_ref(), next, &mut ended, clock::now()) {
+            if self.stop.is_set() || self.is_done(watch.as_ref(), next, &mut ended, clock::now()) {
                 let _ = desk.store.record(|to| to.heartbeat("mailer", wall(), None, None)); // a clean end; nothing depends on it
                 return true;
             }
@@ -216,9 +222,9 @@ impl Daemon<'_> {
     /// Whether a supervised mailer has nothing more to do. One that systemd runs never ends by itself.
     fn is_done(&self, watch: Option<&Watch>, next: Option<UnixMillis>, ended: &mut Option<Now>, now: Now) -> bool {
         let (Mode::Supervised { supervisor }, Some(watch)) = (self.mode, watch) else { return false };
-        let Some(pulse) = watch.pulse() else { return self.is_orphan() && next.is_none() };
+        let Some(pulse) = watch.pulse() else { return self.mode.is_orphan() && next.is_none() };
         let ours = pulse.pid == i64::from(supervisor);
-        let over = (ours && pulse.expects.is_none()) || (self.is_orphan() && (!ours || watch.is_lost()));
+        let over = (ours && pulse.expects.is_none()) || (self.mode.is_orphan() && (!ours || watch.is_lost()));
         if !over {
             *ended = None;
             return false;
@@ -235,10 +241,6 @@ impl Daemon<'_> {
                 true
             }
         }
-    }
-
-    fn is_orphan(&self) -> bool {
-        matches!(self.mode, Mode::Supervised { supervisor } if nix::unistd::getppid().as_raw() != supervisor)
     }
 }
 
@@ -314,23 +316,42 @@ fn pet_watchdog() {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]); // not under systemd: nobody to tell
 }
 
-/// SIGTERM and SIGINT. A supervised mailer leaves Ctrl-C to its supervisor, whose last mails it is to send.
-fn stop_flag(mode: Mode) -> std::io::Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(SIGTERM, Arc::clone(&stop))?;
-    let on_interrupt = if matches!(mode, Mode::Supervised { .. }) { Arc::default() } else { Arc::clone(&stop) };
-    signal_hook::flag::register(SIGINT, on_interrupt)?;
-    Ok(stop)
+/// How a mailer is told to end. A supervised one leaves Ctrl-C and SIGTERM to its supervisor, whose last mails it is to send: they
+/// may have been sent to everybody (a scope that is stopped, a batch job that is cancelled). Without a supervisor SIGTERM counts.
+struct Stop {
+    now: Arc<AtomicBool>,
+    all_asked: Arc<AtomicBool>,
+    mode: Mode,
 }
 
-/// Completes some time after the flag, when a mail on its way has had its time; keeps systemd's watchdog content meanwhile.
-async fn told_to_stop(stop: &AtomicBool) {
-    while !stop.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        pet_watchdog();
+impl Stop {
+    fn listen(mode: Mode) -> std::io::Result<Stop> {
+        use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+        use signal_hook::flag::register;
+        let stop = Stop { now: Arc::default(), all_asked: Arc::default(), mode };
+        if matches!(mode, Mode::Supervised { .. }) {
+            register(SIGUSR1, Arc::clone(&stop.now))?;
+            register(SIGTERM, Arc::clone(&stop.all_asked))?;
+            register(SIGINT, Arc::default())?;
+        } else {
+            register(SIGTERM, Arc::clone(&stop.now))?;
+            register(SIGINT, Arc::clone(&stop.now))?;
+        }
+        Ok(stop)
     }
-    tokio::time::sleep(STOP_GRACE).await;
+
+    fn is_set(&self) -> bool {
+        self.now.load(Ordering::SeqCst) || (self.all_asked.load(Ordering::SeqCst) && self.mode.is_orphan())
+    }
+
+    /// Completes some time after that, when a mail on its way has had its time; keeps systemd's watchdog content meanwhile.
+    async fn told(&self) {
+        while !self.is_set() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            pet_watchdog();
+        }
+        tokio::time::sleep(STOP_GRACE).await;
+    }
 }
 
 fn millis(duration: Duration) -> i64 {
