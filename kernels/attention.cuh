@@ -118,15 +118,9 @@ template <int NC> __device__ __forceinline__ void combine(const Step& p, int lay
         publish<NC>(out, n, head * HEAD_DIM + d, num / den, on);
     }
 }
-// Cached keys and values of this layer into L2, before they are wanted.
-__device__ __forceinline__ void prefetch(const Step& p, int layer, int warp, int lane) {
-    const int items = p.columns.count * p.kv_heads * p.chunks;
-    if (lane) return;
-    for (int item = blockIdx.x + gridDim.x * warp; item < items; item += gridDim.x * WARPS) {
-        const int chunk = item % p.chunks, kv = item / p.chunks % p.kv_heads, n = item / p.chunks / p.kv_heads;
-        if (chunk * 32 > p.columns.at[n].position) continue;
-        const size_t at = cache_at(p, layer, n, kv) + (size_t)chunk * 32 * HEAD_DIM;
-        prefetch_l2(p.keys + at, 32 * HEAD_DIM * 2);
-        prefetch_l2(p.values + at, 32 * HEAD_DIM * 2);
-    }
+// One column's cached keys and values of `layer`, on their way into L2: 8 KB of either.
+__device__ __forceinline__ void fetch(const Step& p, int layer, int item) {
+    const int chunk = item % p.chunks, rest = item / p.chunks;
+    if (rest >= 2 * p.kv_heads || chunk * 32 > p.columns.at[0].position) return;
+    prefetch_l2((rest & 1 ? p.values : p.keys) + cache_at(p, layer, 0, rest >> 1) + (size_t)chunk * 32 * HEAD_DIM, 32 * HEAD_DIM * 2);
 }

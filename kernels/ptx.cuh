@@ -40,10 +40,15 @@ __device__ __forceinline__ bool bar_try(u32 b, u32 phase) {
     return ok;
 }
 __device__ __forceinline__ void bar_arrive(u32 b) { asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(b) : "memory"); }
-// Arrives, and lets the phase wait for so many bytes; then copies them.
-__device__ __forceinline__ void bulk_copy(u32 to, u32 bar, const u8* from, u32 bytes) {
+// Arrives, and lets the phase wait for so many bytes; then copies them. ONCE: nobody will want them again, L2 may forget them first.
+template <bool ONCE> __device__ __forceinline__ void bulk_copy(u32 to, u32 bar, const u8* from, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
+    if (ONCE) {
+        u64 policy;
+        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes), "r"(bar), "l"(policy) : "memory");
+    } else
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
 }
 template <int THREADS> __device__ __forceinline__ void bar_sync() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
 __device__ __forceinline__ bool elect() {

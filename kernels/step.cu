@@ -13,6 +13,7 @@
 // a ring of bulk copies full, across norms, attention and barriers: weights depend on nothing. A stage is 8 tiles, consecutive
 // super-blocks of one row group, as four copies of two tiles with an mbarrier each. At most `window` copies are on their way: more
 // only lengthens the queues that everything else waits in.
+// With 8 columns and fewer L2 is told to forget them first (with 16 that loses a little, and why is not known).
 //
 // RMSNorm: who makes h writes f16(h gain) and the CTA's sums of squares; the consumer multiplies its result by 1/rms. The residual
 // stream stays in the shared memory of the CTA that owns its rows. How activations travel: exchange.cuh; how a warp has them at hand: activations.cuh.
@@ -118,11 +119,36 @@ template <int NC> __device__ __forceinline__ void produce(const Step& p, const C
                         } else
                             sent++;
                         const int tiles = min(2, s.supers - super - 2 * q); // the last stage of a row may be short
-                        if (tiles > 0) bulk_copy(r.data + r.slot * r.stage_bytes + 2 * q * bytes, r.full + r.slot * 32 + q * 8, source + 2 * q * bytes, tiles * bytes);
+                        if (tiles > 0) bulk_copy<(NC <= 8)>(r.data + r.slot * r.stage_bytes + 2 * q * bytes, r.full + r.slot * 32 + q * 8, source + 2 * q * bytes, tiles * bytes);
                         else bar_arrive(r.full + r.slot * 32 + q * 8);
                     }
                     r.next();
                 }
+        }
+    }
+}
+
+// One column: a lane that follows the ring, and with every stage of DOWN and QKV asks for a piece of the keys and values of the attention
+// that comes next. So they arrive beside the weights; all at once, they would stand in front of them.
+__device__ __forceinline__ void follow(const Step& p, const Common* c, Ring r) {
+    int item = blockIdx.x;
+    const int total = 4 * p.layers + (p.head ? 1 : 0);
+#pragma unroll 1
+    for (int m = 0; m < total; m++) {
+        const int kind = m >> 2 == p.layers ? HEAD : m & 3, layer = (m >> 2) + (kind == DOWN ? 1 : 0);
+        const Span s = c->span[kind];
+        const bool fetches = p.prefetch && (kind == DOWN || kind == QKV) && layer < p.layers;
+        if (kind == DOWN) item = blockIdx.x;
+        const int stages = (s.last - s.first) * ((s.supers + WARPS - 1) / WARPS);
+#pragma unroll 1
+        for (int i = 0; i < stages; i++) {
+            bar_wait(r.full + r.slot * 32, r.phase);
+            bar_arrive(r.empty + r.slot * 8); // counted like those who compute, so that the ring cannot overtake it
+            r.next();
+            if (fetches) {
+                fetch(p, layer, item);
+                item += gridDim.x;
+            }
         }
     }
 }
@@ -470,7 +496,7 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
     Ring ring{at + m.full, at + m.empty, at + m.ring, 0, 0, 0, 0, 0, 0};
     if (threadIdx.x == 0) {
         for (int i = 0; i < 4 * p.depth; i++) bar_init(ring.full + i * 8, 1);
-        for (int i = 0; i < p.depth; i++) bar_init(ring.empty + i * 8, COMPUTE);
+        for (int i = 0; i < p.depth; i++) bar_init(ring.empty + i * 8, COMPUTE + (NC == 1 ? 1 : 0));
         for (int i = 0; i < 2; i++) bar_init(shared_at(&c->done[i]), COMPUTE);
         bar_init_done();
     }
@@ -484,6 +510,7 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
     if (warp >= WARPS) {
         fewer_registers<56>();
         if (warp == WARPS && elect()) produce<NC>(p, c, parts, ring);
+        if (NC == 1 && warp == WARPS + 1 && elect()) follow(p, c, ring);
         return;
     }
     more_registers<224>();
@@ -494,7 +521,6 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
 #pragma unroll 1
     for (int op = 0; op < 4 * p.layers + (p.head ? 1 : 0); op++) {
         const int layer = op >> 2, kind = layer == p.layers ? HEAD : op & 3;
-        if (kind == QKV && p.prefetch) prefetch(p, layer, warp, lane);
         __syncwarp();
         operation<NC>(p, c, m, ring, kind, layer, warp, lane, batches);
         if (kind == QKV) {
