@@ -37,8 +37,8 @@ pub fn finding(d: &Detector) -> Finding {
     let steps = d.fine.stepping();
     let known = d.fine.regression.blocks >= BLOCKS_MIN;
     let (estimate, by_sum) = if known { estimate(d, &steps) } else { ((0.0, [-UNKNOWN, UNKNOWN]), false) };
-    // What grew far and is flat now is judged by what it does now.
-    let rang = known && d.first_alarm_unix_s.is_some();
+    // What grew far and is flat now is judged by what it does now. What goes on in steps is not flat, however flat it is between them.
+    let rang = known && d.first_alarm_unix_s.is_some() && d.fine.stepped_later().abs() < 1.0;
     let flat_now = rang.then(|| d.fine.later()).flatten().map(|p| widely(p.interval(0.025))).filter(|e| inside(*e));
     let estimate = flat_now.unwrap_or(estimate);
     let (drift, interval) = estimate;

@@ -41,6 +41,16 @@ fn a_fast_leak_rings_and_its_slope_is_right() {
 }
 
 #[test]
+fn what_goes_on_in_steps_is_not_flat_for_being_flat_between_them() {
+    // A start that flattens for a day, and 31 MB every hour and a quarter to the end. It rings, and what the later half does between its
+    // steps must not take that back.
+    let start = |h: f64| 200.0 * (1.0 - (-(h / 6.0).powf(0.6)).exp());
+    let f = batch(&series(48.0, 60.0, |h| 900.0 + start(h) + 31.5 * (h / 1.23).floor()), Params::default());
+    assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Step), "{f:?}");
+    assert!((f.drift_bytes / 1229e6 - 1.0).abs() < 0.15, "{f:?}");
+}
+
+#[test]
 fn a_line_that_is_steep_and_straight_rings_within_the_hour_and_its_slope_is_right() {
     let f = batch(&series(1.0, 5.0, |h| 30.0 + 720.0 * h), Params::default());
     assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Linear), "{f:?}");

@@ -141,6 +141,13 @@ impl Track {
         self.later.get_or_init(|| self.weigh_later_half()).as_ref()
     }
 
+    /// What the steps of that half sum to, at their pace over the horizon, tolerances: [`later`](Self::later) does not see them.
+    pub fn stepped_later(&self) -> f64 {
+        let half_h = 0.5 * self.regression.now_h;
+        let sum: f64 = self.steps.iter().filter(|(t_h, _)| *t_h >= half_h).map(|(_, size)| size).sum();
+        sum * self.horizon_h / half_h.max(f64::MIN_POSITIVE)
+    }
+
     fn weigh_later_half(&self) -> Option<Posterior> {
         if self.regression.blocks < LATER_BLOCKS || !self.claim().is_some_and(|claim| self.kept.faded(&claim)) {
             return None;
