@@ -63,7 +63,7 @@ fn a_process_that_already_runs_is_watched_and_left_alone() {
     let mut stranger =
         Stranger(Command::new(stand_in()).arg(port.to_string()).stderr(Stdio::null()).spawn().expect("starts"));
     let (pid, load) = (stranger.0.id().to_string(), format!("openai-chat:http://127.0.0.1:{port}/v1"));
-    let out = soak(dir.path(), &["--duration", "5s", "--pid", &pid, "--load", &load, "--streams", "2"], &[]);
+    let out = soak(dir.path(), &["--duration", "12s", "--pid", &pid, "--load", &load, "--streams", "2"], &[]);
     assert!(matches!(out.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&out.stderr));
     assert_eq!(stranger.0.try_wait().expect("asks"), None, "it was only watched");
     let seen = &rows(
