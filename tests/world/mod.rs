@@ -170,6 +170,8 @@ pub struct World {
     /// What systemd keeps over a restart, if it is systemd that restarts soakd.
     stay: Option<i64>,
     over: bool,
+    /// When everybody had been starved last.
+    starved_ms: i64,
     /// By the clock that does not step.
     began: i64,
     /// From when on, by the clock that does not step, the wall clock is how far ahead of it.
@@ -230,6 +232,7 @@ impl World {
             blind: false,
             stay: None,
             over: false,
+            starved_ms: i64::MIN,
             began: now.mono.0,
             clocks: vec![(now.mono.0, now.wall.0 - now.mono.0)],
         }
