@@ -13,6 +13,9 @@ use crate::model::time::{MonoMillis, UnixMillis};
 use rusqlite::{OptionalExtension, Params, Transaction, params};
 use std::path::Path;
 
+/// A step of the wall clock is told this much later at most: beyond that, a late tick is a gap.
+const STEP_UNTOLD_MS: i64 = 6_000;
+
 /// What a transaction can write. Obtained from [`Store::record`].
 #[derive(Debug)]
 pub struct Writing<'a> {
@@ -131,6 +134,7 @@ impl<'a> Writing<'a> {
     }
 
     /// A moment of the newest row, by the wall clock as it was after all steps on record: those that came after that row are added.
+    /// A step is told by the tick after it; a row of just before that has the clock as it was stepped already.
     fn as_clock_was_last(&self, run_id: i64, at: UnixMillis) -> Result<UnixMillis, StoreError> {
         let sql =
             "SELECT unix_ms, coalesce(detail ->> '$.by_ms', 0) FROM event WHERE run_id = ?1 AND kind = 'clock_step'
@@ -139,7 +143,7 @@ impl<'a> Writing<'a> {
             let mut now = at;
             for step in statement.query_map([run_id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))? {
                 let (told, by_ms) = step?;
-                if at.0 >= told {
+                if at.0 >= told - STEP_UNTOLD_MS {
                     break;
                 }
                 now = now.before(-by_ms);
