@@ -33,8 +33,6 @@ const FELL_MAX: f64 = 0.35;
 const ALIKE: f64 = 0.3;
 /// Of what steps and is no leak, this share is a start or a cache that was taken for steps: each is smaller than the one before.
 const DWINDLING: f64 = 0.2;
-/// Levels that come and go end no further off than so many of the largest of them.
-const LEVELS: f64 = 4.0;
 /// How far steps to and fro are believed in at most: too little to ring, enough to be part of the interval.
 const DOUBTFUL: f64 = 0.4;
 /// Prior odds of a leak in steps against anything else that steps.
@@ -61,17 +59,16 @@ const AGAINST: (f64, f64) = (1e-3, 0.1);
 /// Judges the steps of the last horizon, at `now_h`; `starts_h` are the beginnings of the incarnations.
 pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f64) -> StepLeak {
     let from = (now_h - horizon_h).max(0.0);
-    let (events, returned, largest) = come_to_stay(merged(steps, from));
+    let (events, returned) = come_to_stay(merged(steps, from));
     let n = events.len();
     let sum: f64 = events.iter().map(|e| e.1).sum();
     let with: Vec<f64> = events.iter().map(|e| e.1 * sum.signum()).filter(|s| *s > 0.0).collect();
     if with.len() < COUNT_MIN || sum == 0.0 {
         return StepLeak { count: n, ..StepLeak::default() };
     }
-    // A leak gives nothing back; what goes to and fro may be a load that comes and goes. But that comes to no more than it goes by.
+    // A leak gives nothing back; what goes to and fro may be a load that comes and goes.
     let gone_up = with.iter().sum::<f64>() + returned;
-    let largest = events.iter().map(|e| -e.1 * sum.signum()).fold(largest, f64::max);
-    let to_and_fro = gone_up - sum.abs() > FELL_MAX * gone_up && sum.abs() < LEVELS * largest;
+    let to_and_fro = gone_up - sum.abs() > FELL_MAX * gone_up;
     let against = (n - with.len()) as f64;
     let span = (now_h - from).max(1e-3);
     let leak = ln_rate(with.len(), span, horizon_h) + ln_alike(&with) + against * AGAINST.0.ln();
@@ -100,21 +97,20 @@ fn merged(steps: &VecDeque<Step>, from: f64) -> Vec<Step> {
 }
 
 /// A step that the next one takes back, being of about the same size, is a level that comes and goes: neither is counted. Returns what is
-/// left, what was taken back, and the largest of that.
-fn come_to_stay(events: Vec<Step>) -> (Vec<Step>, f64, f64) {
+/// left, and what was taken back.
+fn come_to_stay(events: Vec<Step>) -> (Vec<Step>, f64) {
     let mut left: Vec<Step> = Vec::with_capacity(events.len());
-    let (mut returned, mut largest) = (0.0, 0.0_f64);
+    let mut returned = 0.0;
     for event in events {
         match left.last() {
             Some((_, size)) if size * event.1 < 0.0 && (size + event.1).abs() < ALIKE * event.1.abs() => {
                 returned += size.abs();
-                largest = largest.max(size.abs());
                 left.pop();
             }
             _ => left.push(event),
         }
     }
-    (left, returned, largest)
+    (left, returned)
 }
 
 /// Times of a leak's steps: a Poisson process of unknown rate.
@@ -232,8 +228,8 @@ mod tests {
     #[test]
     fn what_a_later_step_takes_back_is_not_counted() {
         let buffer = [(2.8, 0.5), (3.9, -0.5), (5.0, 0.52), (6.1, -0.49), (7.2, 0.5)];
-        let (left, returned, largest) = come_to_stay(buffer.to_vec());
+        let (left, returned) = come_to_stay(buffer.to_vec());
         assert_eq!(left.len(), 1);
-        assert!((returned - 1.02).abs() < 1e-9 && largest == 0.52, "{returned} {largest}");
+        assert!((returned - 1.02).abs() < 1e-9, "{returned}");
     }
 }
