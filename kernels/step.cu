@@ -3,7 +3,7 @@
 // COLUMNS. Up to 16 columns go through together; a column is one token of one stream at one position, so that a prompt is 16
 // positions of one stream at a time. Column n's arithmetic never depends on the other columns nor on how many there are.
 //
-// WHO DOES WHAT. One CTA an SM: eight compute warps and a producer. A matrix is cut by rows over the CTAs, in row groups of 16 (gate
+// WHO DOES WHAT. One CTA an SM: eight compute warps, a producer and, at one column, a follower (follow). A matrix is cut by rows over the CTAs, in row groups of 16 (gate
 // and up lie interleaved, so that one CTA has both), and by k over the warps of a CTA: warp w takes super-blocks w, w + 8, .. of every
 // row group. Its activations go from L2 into registers once for a BATCH of 4 row groups, and a warp's products need nothing from any
 // other warp. The eight partial sums of a row group meet in shared memory and are added in the order of the warps; with 8 columns and

@@ -13,13 +13,14 @@ fn a_moment() {
     std::thread::sleep(Duration::from_millis(700));
 }
 
-fn target(script: &str, and_a_fault: i32) -> Soak {
+/// A run of `script` that ends by SIGTERM to everybody, or, where the script `dies` of it, to soakd alone.
+fn target(script: &str, dies: bool) -> Soak {
     let mut soak = Soak::start(&["--", "sh", "-c", script]);
     soak.until("SELECT count(*) > 2 FROM process_sample JOIN process USING (process_id) WHERE role = 'worker'");
     let keeper = soak.pid("worker");
     let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).expect("a living keeper");
     let target = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("its target");
-    if and_a_fault == 0 {
+    if !dies {
         soak.kill(target, SIGTERM);
         soak.kill(keeper, SIGTERM);
         a_moment();
@@ -27,7 +28,7 @@ fn target(script: &str, and_a_fault: i32) -> Soak {
     }
     soak.kill(soak.supervisor(), SIGTERM);
     let code = soak.wait();
-    assert!([i32::from(and_a_fault > 0), 3].contains(&code), "{code}: {}", soak.said());
+    assert!([i32::from(dies), 3].contains(&code), "{code}: {}", soak.said());
     assert!(!is_alive(target));
     assert_eq!(soak.text("SELECT state FROM run"), "interrupted");
     soak
@@ -62,13 +63,13 @@ fn a_stop_that_everybody_is_sent_is_the_runs_end_and_its_mails_still_leave() {
 
 #[test]
 fn a_target_that_was_asked_to_end_beside_us_has_not_crashed() {
-    let soak = target("exec sleep 600", 0);
+    let soak = target("exec sleep 600", false);
     assert_eq!(soak.number(FAULTS), 0, "{}", soak.said());
 }
 
 #[test]
 fn a_target_that_is_killed_on_its_way_out_has_crashed() {
-    let soak = target("trap 'kill -9 $$' TERM; while :; do sleep 0.1; done", 1);
+    let soak = target("trap 'kill -9 $$' TERM; while :; do sleep 0.1; done", true);
     assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'worker_crash'"), 1, "{}", soak.said());
     let told = soak.text("SELECT end_reason || ' ' || exit_signal FROM process WHERE role = 'worker'");
     assert_eq!(told, "crash 9");
