@@ -163,6 +163,18 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// A lock outlives its holder's handle by the moment in which a child that is being started still has a copy of it: from fork
+/// to exec, which a busy machine stretches. Ten milliseconds at a time, half a second in all.
+fn patiently(try_lock: impl Fn() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
+    for _ in 0..50 {
+        match try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            done => return done,
+        }
+    }
+    try_lock()
+}
+
 /// A second supervisor on one database would count everything twice.
 fn take_lock(path: &Path) -> Result<File, StoreError> {
     let lock_path = beside(path, "-lock");
@@ -177,7 +189,7 @@ fn take_lock(path: &Path) -> Result<File, StoreError> {
     };
     let mut file =
         OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&lock_path).map_err(cannot)?;
-    match file.try_lock() {
+    match patiently(|| file.try_lock()) {
         Ok(()) => {
             // Only for the message below; the lock itself does not need it, so a full disk may lose it.
             let _ =
