@@ -74,48 +74,54 @@ __device__ __forceinline__ void attend(const Step& p, int layer, int warp, int l
         if (chunk * 32 <= p.columns.at[n].position) attend_item(p, layer, lane, item, chunk, kv, n);
     }
 }
-template <int NC> __device__ __forceinline__ void combine(const Step& p, int layer, int warp, int lane) { // a half warp takes 16 dimensions of one head
-    const int b = turn(p.turn_b, layer), i = lane & 15, R = p.group, total = p.columns.count * p.heads * (HEAD_DIM / 16);
+// A warp takes one head of one column, a lane four of its dimensions: 32 chunks at a time, all their loads at once.
+template <int NC> __device__ __forceinline__ void combine(const Step& p, int layer, int warp, int lane) {
+    const int b = turn(p.turn_b, layer), R = p.group, total = p.columns.count * p.heads;
     const Out out{p.x[1][b], p.x[1][(b + 1) % 3]};
-    for (int at = (blockIdx.x + gridDim.x * warp) * 2; at < total; at += gridDim.x * WARPS * 2) {
-        const int it = at + (lane >> 4);
-        const bool on = it < total;
-        const int item = on ? it : at, d = item % 8 * 16 + i, head = item / 8 % p.heads, n = item / 8 / p.heads;
+    for (int item = blockIdx.x + gridDim.x * warp; item < total; item += gridDim.x * WARPS) {
+        const int head = item % p.heads, n = item / p.heads;
         const int first = ((n * p.kv_heads + head / R) * p.chunks) * R + head % R, chunks = p.columns.at[n].position / 32 + 1;
         const u32 target = p.parts_base[n] + (layer + 1) * chunks;
         for (int tries = 0; (int)(load_acquire(p.parts_there + n * p.kv_heads + head / R) - target) < 0; tries++)
             if (tries > PATIENCE) __trap();
         __syncwarp();
-        const int longest = max(chunks, __shfl_xor_sync(~0u, chunks, 16));
-        float most = -1e30f, num = 0, den = 0;
-        // 32 chunks at a time, all their loads at once: a lane has its dimension of each, and the maxima of two.
+        float most = -1e30f, den = 0, num[4] = {};
 #pragma unroll 1
-        for (int base = 0; base < longest; base += 32) {
-            float2 m[2];
-            float v[32];
+        for (int base = 0; base < chunks; base += 32) {
+            const float2 m = base + lane < chunks ? __ldcg(p.part_max + first + (base + lane) * R) : make_float2(-1e30f, 0.f);
+            float4 v[32];
 #pragma unroll
-            for (int h = 0; h < 2; h++) m[h] = base + 16 * h + i < chunks ? __ldcg(p.part_max + first + (base + 16 * h + i) * R) : make_float2(-1e30f, 0.f);
+            for (int c = 0; c < 32; c++) {
+                v[c] = make_float4(0.f, 0.f, 0.f, 0.f);
+                if (base + c < chunks) v[c] = __ldcg((const float4*)(p.part + (size_t)(first + (base + c) * R) * HEAD_DIM) + lane);
+            }
+            float top = fmaxf(most, m.x);
 #pragma unroll
-            for (int c = 0; c < 32; c++) v[c] = base + c < chunks ? __ldcg(p.part + (size_t)(first + (base + c) * R) * HEAD_DIM + d) : 0.f;
-            float top = fmaxf(most, fmaxf(m[0].x, m[1].x));
-#pragma unroll
-            for (int o = 1; o < 16; o <<= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
+            for (int o = 1; o < 32; o <<= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
             const float keep = exp2f(most - top);
-            num *= keep;
+#pragma unroll
+            for (int i = 0; i < 4; i++) num[i] *= keep;
             den *= keep;
             most = top;
+            const float e = exp2f(m.x - most), l = e * m.y;
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                if (base + 16 * h >= longest) break;
-                const float e = exp2f(m[h].x - most), l = e * m[h].y;
+            for (int h = 0; h < 4; h++) {
+                if (base + 8 * h >= chunks) break;
 #pragma unroll
-                for (int c = 0; c < 16; c++) {
-                    num = fmaf(__shfl_sync(~0u, e, c, 16), v[16 * h + c], num);
-                    den += __shfl_sync(~0u, l, c, 16);
+                for (int k = 0; k < 8; k++) {
+                    const int c = 8 * h + k;
+                    const float w = __shfl_sync(~0u, e, c);
+                    num[0] = fmaf(w, v[c].x, num[0]);
+                    num[1] = fmaf(w, v[c].y, num[1]);
+                    num[2] = fmaf(w, v[c].z, num[2]);
+                    num[3] = fmaf(w, v[c].w, num[3]);
+                    den += __shfl_sync(~0u, l, c);
                 }
             }
         }
-        publish<NC>(out, n, head * HEAD_DIM + d, num / den, on);
+#pragma unroll
+        for (int i = 0; i < 4; i++) num[i] /= den;
+        publish4<NC>(out, n, head * HEAD_DIM + 4 * lane, num);
     }
 }
 // One column's cached keys and values of `layer`, on their way into L2: 8 KB of either.

@@ -56,6 +56,17 @@ __device__ __forceinline__ float sum16(float v) { // over the 16 lanes of a half
 __host__ __device__ constexpr int stored(int columns) { return columns == 1 ? 1 : (columns + 7) / 8 * 8; }
 
 struct Out { uint4 *now, *next; };
+// 8 activations from k on, of 8; where 16 begin their sum; and EMPTY in the buffer whose turn is next.
+template <int N> __device__ __forceinline__ void put_piece(Out o, int n, int k, uint4 v, float s) {
+    const int at = (((k >> 8) * 9 + ((k >> 3) & 7)) * N + n) * 4 + ((k >> 6) & 3);
+    put4(o.now + at, v);
+    put4(o.next + at, make_uint4(EMPTY, EMPTY, EMPTY, EMPTY));
+    if (k & 15) return;
+    const __half high = __float2half_rn(s);
+    const int sum_at = ((((k >> 8) * 9 + 8) * N + n) * 4 + ((k >> 6) & 3)) * 4 + ((k >> 4) & 3);
+    ((u32*)o.now)[sum_at] = __half_as_ushort(high) | (u32)__half_as_ushort(__float2half_rn(s - __half2float(high))) << 16;
+    ((u32*)o.next)[sum_at] = EMPTY;
+}
 // 16 lanes hold 16 consecutive k of one column: f16, their sum, and EMPTY in the buffer whose turn is next.
 template <int NC> __device__ __forceinline__ void publish(Out o, int n, int k, float x, bool on) {
     constexpr int N = stored(NC);
@@ -65,14 +76,21 @@ template <int NC> __device__ __forceinline__ void publish(Out o, int n, int k, f
     a |= __shfl_down_sync(~0u, a, 1) << 16;
     const u32 b = __shfl_down_sync(~0u, a, 2), c = __shfl_down_sync(~0u, a, 4), d = __shfl_down_sync(~0u, b, 4);
     if (!on || (k & 7)) return;
-    const int at = (((k >> 8) * 9 + ((k >> 3) & 7)) * N + n) * 4 + ((k >> 6) & 3);
-    put4(o.now + at, make_uint4(a, b, c, d));
-    put4(o.next + at, make_uint4(EMPTY, EMPTY, EMPTY, EMPTY));
-    if (k & 15) return;
-    const __half high = __float2half_rn(s);
-    const int sum_at = ((((k >> 8) * 9 + 8) * N + n) * 4 + ((k >> 6) & 3)) * 4 + ((k >> 4) & 3);
-    ((u32*)o.now)[sum_at] = __half_as_ushort(high) | (u32)__half_as_ushort(__float2half_rn(s - __half2float(high))) << 16;
-    ((u32*)o.next)[sum_at] = EMPTY;
+    put_piece<N>(o, n, k, make_uint4(a, b, c, d), s);
+}
+// The same by 32 lanes that hold 4 consecutive k each.
+template <int NC> __device__ __forceinline__ void publish4(Out o, int n, int k, const float (&x)[4]) {
+    constexpr int N = stored(NC);
+    __half v[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = __float2half_rn(x[i]);
+    float s = (__half2float(v[0]) + __half2float(v[1])) + (__half2float(v[2]) + __half2float(v[3]));
+    s += __shfl_xor_sync(~0u, s, 1);
+    s += __shfl_xor_sync(~0u, s, 2);
+    const u32 a = __half_as_ushort(v[0]) | (u32)__half_as_ushort(v[1]) << 16, b = __half_as_ushort(v[2]) | (u32)__half_as_ushort(v[3]) << 16;
+    const u32 c = __shfl_down_sync(~0u, a, 1), d = __shfl_down_sync(~0u, b, 1);
+    if (k & 7) return;
+    put_piece<N>(o, n, k, make_uint4(a, b, c, d), s);
 }
 // One counter that only grows: release on arrival, acquire on polling.
 template <int THREADS> __device__ __forceinline__ void grid_barrier(u32* b, u32& target) {

@@ -39,6 +39,7 @@ struct Common {
     float inverse_rms[COLUMNS];
     float squares[OWN_MAX][COLUMNS];
     float gains[2][OWN_MAX * 16];                     // of the norms after OUT and after DOWN
+    u32 share;                                        // 65536 / columns, rounded up: what divides by the number of columns
     uint4 none[9 * 4];                                // zero: the activations of columns that are not there, where one is
     u32 held[32 + 4];                                 // lane numbers; depth, stage_bytes, zero, thousand (step)
     u64 done[2];                                      // mbarriers: all warps' partial sums of a batch are there; at 16 columns: the batch before has been added up
@@ -303,15 +304,14 @@ template <int NC> struct Finish {
     }
     // A batch whose partial sums are in `red`. A half warp takes row group and column (for gate and up: a pair of row groups).
     __device__ __forceinline__ void run(const float* red, Batch b) const {
-        const int i = threadIdx.x & 15, count = p.columns.count, rows = kind == GATE_UP ? b.rows / 2 : b.rows;
+        const int i = threadIdx.x & 15, count = p.columns.count, share = c->share, rows = kind == GATE_UP ? b.rows / 2 : b.rows;
         const int q = turn(kind == DOWN ? p.turn_a : p.turn_b, kind == DOWN ? layer + 1 : layer), to = kind == GATE_UP ? 3 : kind == OUT ? 2 : 0;
         const Out out{p.x[to][q], p.x[to][q == 2 ? 0 : q + 1]};
 #pragma unroll 1
-        for (int at = (threadIdx.x >> 5) * 2; at < rows * N; at += COMPUTE / 16) {
-            if (NC > 1 && at % N >= count) continue; // the same for the whole warp: columns come in pairs
-            const int item = at + ((threadIdx.x >> 4) & 1), n0 = item % N, r0 = item / N;
-            const bool on = r0 < rows && n0 < count;
-            const int r = on ? r0 : 0, n = on ? n0 : 0;
+        for (int at = (threadIdx.x >> 5) * 2; at < rows * count; at += COMPUTE / 16) {
+            const int item = at + ((threadIdx.x >> 4) & 1), r0 = item * share >> 16; // item / count, without its way through floats
+            const bool on = r0 < rows;
+            const int r = on ? r0 : 0, n = on ? item - r0 * count : 0;
             if (kind == GATE_UP) {
                 const float a = total(red, 2 * r, i, n) * c->inverse_rms[n], u = total(red, 2 * r + 1, i, n) * c->inverse_rms[n];
                 publish<NC>(out, n, (b.group / 2 + r) * 16 + i, a / (1.f + __expf(-a)) * u, on);
@@ -486,6 +486,7 @@ template <int NC> __device__ __forceinline__ void step(const Step& p, u8* shared
     // By way of shared memory, or ptxas would fetch them for every tile anew, the lane from a special register, which is slow.
     if (threadIdx.x < 9 * 4) c->none[threadIdx.x] = make_uint4(0, 0, 0, 0);
     if (threadIdx.x < 32) c->held[threadIdx.x] = threadIdx.x;
+    if (threadIdx.x == 32) c->share = (65535 + p.columns.count) / p.columns.count;
     if (threadIdx.x == 32) c->held[32] = p.depth;
     if (threadIdx.x == 33) c->held[33] = p.stage_bytes;
     if (threadIdx.x == 34) c->held[34] = p.zero;
