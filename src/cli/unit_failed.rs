@@ -66,7 +66,13 @@ pub fn execute(args: &Args) -> Done {
         Err(reason) => reason,
     };
     let attempt = runtime.block_on(Folder::new(PathBuf::from(UNSENT)).send(&parcel));
-    eprintln!("soakd: the mail that {} failed could not be sent: {reason}; left in {UNSENT}/: {attempt:?}", args.unit);
+    let left = match attempt.outcome {
+        Sent::Delivered { answer } => answer,
+        Sent::Retry { reason, .. } | Sent::Permanent { reason } => {
+            format!("and not left in {UNSENT}/ either: {reason}")
+        }
+    };
+    eprintln!("soakd: the mail that {} failed could not be sent: {reason}; {left}", args.unit);
     Ok(Outcome::Failed)
 }
 
@@ -104,14 +110,16 @@ fn write(unit: &str, complaint: Option<&str>) -> OutboxMail {
     let (now, host) = (clock::now().wall, host::hostname());
     let told = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     // systemd tells the hook how the unit ended (version 251 and newer).
-    let result = told("MONITOR_SERVICE_RESULT").unwrap_or_else(|| "failed".to_owned());
+    let result = told("MONITOR_SERVICE_RESULT");
+    let how = result.as_ref().map_or(String::new(), |result| format!(": {result}"));
     let status = match (told("MONITOR_EXIT_CODE"), told("MONITOR_EXIT_STATUS")) {
         (Some(code), Some(status)) => format!("{code}, status {status}"),
         _ => "not told".to_owned(),
     };
     let evidence = |what: &str, value: String| Evidence { what: what.into(), value, interval: None };
     let lines = journal(unit);
-    let mut figures = vec![evidence("result", result.clone()), evidence("ended", status)];
+    let mut figures =
+        vec![evidence("result", result.unwrap_or_else(|| "not told".to_owned())), evidence("ended", status)];
     figures.extend(complaint.map(|text| evidence("configuration", text.replace('\n', " | "))));
     let facts = MailFacts {
         rule: "unit_failed".into(),
@@ -125,15 +133,15 @@ fn write(unit: &str, complaint: Option<&str>) -> OutboxMail {
                   and will be resumed; the time in between counts as downtime."
                 .into(),
         runbook: format!(
-            "1. See why:\n    journalctl -u {unit} -e\n2. See what would stop it:\n    soakd check --config \
-             /etc/soakd/soak.toml\n3. Put it right, then:\n    systemctl reset-failed {unit}\n    systemctl start {unit}"
+            "1. See why:\n\n    journalctl -u {unit} -e\n\n2. See what would stop it:\n\n    soakd check --config \
+             /etc/soakd/soak.toml\n\n3. Put it right, then:\n\n    systemctl reset-failed {unit}\n    systemctl start {unit}"
         ),
         recent: (!lines.is_empty()).then(|| Table {
             caption: format!("The end of the journal of {unit}"),
             columns: vec!["line".to_owned()],
             rows: lines.into_iter().map(|line| vec![line]).collect(),
         }),
-        ..MailFacts::new(MailKind::Heartbeat, Severity::Page, &host, now, &format!("{unit} has failed: {result}"))
+        ..MailFacts::new(MailKind::Heartbeat, Severity::Page, &host, now, &format!("{unit} has failed{how}"))
     };
     let rendered = render(&facts);
     OutboxMail {

@@ -43,8 +43,8 @@ struct Document {
     title: String,
     /// Name and value: host, run, since, rule.
     head: Vec<(String, String)>,
-    /// What broke, in prose.
-    lead: String,
+    /// What broke, in prose; last words line by line.
+    lead: Vec<Block>,
     /// What the picture shows.
     plot_alt: Option<String>,
     /// The rest, in reading order.
@@ -123,7 +123,7 @@ fn document(facts: &MailFacts) -> Document {
         kind: facts.kind,
         title: words::one_line(&facts.summary),
         head: head(facts),
-        lead: facts.description.trim().to_owned(),
+        lead: prose(&facts.description),
         plot_alt: facts.plot_alt.as_deref().map(words::one_line),
         sections,
         foot: format!("Written by soakd on {}, {}.", words::one_line(&facts.host), utc(facts.at)),

@@ -4,6 +4,7 @@
 //! The severity is a word and not only a colour. Where a mail reader drops `<style>`, the document falls back to its own
 //! black on white, which reads too.
 
+use super::words::is_of_figures;
 use super::{Block, Document};
 use crate::model::alert::Severity;
 use crate::model::mail::{MailKind, NOTE_MARK, PLOT_CID, PLOT_CLOSE, PLOT_OPEN, Table};
@@ -27,7 +28,7 @@ th[scope=row]{color:#555555;white-space:nowrap}\
 .facts th[scope=row]{width:32%;white-space:normal;overflow-wrap:anywhere}\
 thead th{border-bottom:1px solid #d0d0d0;color:#555555}\
 .figures td{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
-.figures thead th{text-align:right}.figures thead th:first-child{text-align:left}\
+.figures thead th{text-align:right}.figures .words,.figures thead .words{text-align:left;white-space:normal}.figures thead th:first-child{text-align:left}\
 .wide{overflow-x:auto}\
 pre{background:#f3f3f3;padding:10px;overflow-x:auto;font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;\
 white-space:pre-wrap;overflow-wrap:anywhere}\
@@ -53,8 +54,8 @@ pub(super) fn html(document: &Document) -> String {
     let _ = writeln!(out, "<p><span class=\"badge {}\">{}</span></p>", class(document), document.badge);
     let _ = writeln!(out, "<h1>{}</h1>", escape(&document.title));
     facts(&mut out, "", &document.head);
-    for paragraph in document.lead.split("\n\n").filter(|p| !p.trim().is_empty()) {
-        let _ = writeln!(out, "<p>{}</p>", prose(paragraph.trim()));
+    for block in &document.lead {
+        push(&mut out, block);
     }
     if let Some(alt) = &document.plot_alt {
         let alt = escape(alt);
@@ -125,15 +126,19 @@ fn table(out: &mut String, t: &Table) {
         "<div class=\"wide\"><table class=\"figures\">\n<caption>{}</caption>\n<thead><tr>",
         escape(&t.caption)
     );
-    for c in &t.columns {
-        let _ = write!(out, "<th scope=\"col\">{}</th>", escape(c));
+    let class = |column| if is_of_figures(t, column) { "" } else { " class=\"words\"" };
+    for (i, c) in t.columns.iter().enumerate() {
+        let _ = write!(out, "<th scope=\"col\"{}>{}</th>", class(i), escape(c));
     }
     let _ = writeln!(out, "</tr></thead>\n<tbody>");
     for row in &t.rows {
         let _ = write!(out, "<tr>");
         for (i, cell) in row.iter().enumerate() {
-            let (open, close) = if i == 0 { ("<th scope=\"row\">", "</th>") } else { ("<td>", "</td>") };
-            let _ = write!(out, "{open}{}{close}", escape(cell));
+            let cell = escape(cell);
+            let _ = match i {
+                0 => write!(out, "<th scope=\"row\">{cell}</th>"),
+                _ => write!(out, "<td{}>{cell}</td>", class(i)),
+            };
         }
         let _ = writeln!(out, "</tr>");
     }

@@ -103,6 +103,32 @@ fn text_lines_are_short_but_for_code_and_tables() {
     assert!(longest <= 78, "{longest} columns:\n{}", mail.text);
 }
 
+/// A traceback that runs on as prose tells nobody at night what broke.
+#[test]
+fn last_words_stay_line_by_line() {
+    let description =
+        "It ended unasked.\n\nIts last words on stderr:\n\n    Traceback:\n      File \"a.py\"\n    ValueError: 7";
+    let mail = render(&MailFacts { description: description.into(), ..leak() });
+    let lines = "stderr:\n\n    Traceback:\n      File \"a.py\"\n    ValueError: 7\n";
+    assert!(mail.text.contains(lines), "{}", mail.text);
+    let lines = "<pre><code>Traceback:\n  File &quot;a.py&quot;\nValueError: 7</code></pre>";
+    assert!(mail.html.contains(lines), "{}", mail.html);
+}
+
+#[test]
+fn figures_are_aligned_at_their_end_and_words_at_their_beginning() {
+    let cells = |row: [&str; 3]| row.map(str::to_owned).to_vec();
+    let table = Table {
+        caption: "events".into(),
+        columns: cells(["time", "MB", "what"]),
+        rows: vec![cells(["03:00", "9.5", "started"]), cells(["03:01", "812.0", "what a long sentence"])],
+    };
+    let mail = render(&MailFacts { recent: Some(table), ..leak() });
+    let drawn = "time      MB  what\n03:00    9.5  started\n03:01  812.0  what a long sentence\n";
+    assert!(mail.text.contains(drawn), "{}", mail.text);
+    assert!(mail.html.contains("<td>9.5</td><td class=\"words\">started</td>"), "{}", mail.html);
+}
+
 #[test]
 fn a_group_is_listed_and_what_does_not_fit_is_counted() {
     let member = |i| Member { summary: format!("worker-{i} crashed"), since: None, state: "firing".into() };

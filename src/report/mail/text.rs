@@ -1,5 +1,6 @@
 //! A mail as plain text: 76 columns, no markup that a reader would have to look past.
 
+use super::words::is_of_figures;
 use super::{Block, Document};
 use crate::model::mail::Table;
 use std::fmt::Write as _;
@@ -15,22 +16,25 @@ pub(super) fn text(document: &Document) -> String {
     facts(&mut out, &document.head);
     if !document.lead.is_empty() {
         out.push('\n');
-        for paragraph in document.lead.split("\n\n") {
-            wrap(&mut out, paragraph, "", "");
-        }
+        all(&mut out, &document.lead);
     }
     for (heading, blocks) in &document.sections {
         let _ = write!(out, "\n{}\n{}\n", heading.to_uppercase(), "-".repeat(heading.chars().count()));
-        for (i, block) in blocks.iter().enumerate() {
-            if i > 0 {
-                out.push('\n');
-            }
-            push(&mut out, block);
-        }
+        all(&mut out, blocks);
     }
     // "-- " on a line of its own is the signature mark: readers grey out what follows.
     let _ = write!(out, "\n-- \n{}\n", document.foot);
     out
+}
+
+/// One after the other, parted by a blank line.
+fn all(out: &mut String, blocks: &[Block]) {
+    for (i, block) in blocks.iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        push(out, block);
+    }
 }
 
 fn push(out: &mut String, block: &Block) {
@@ -71,8 +75,8 @@ fn table(out: &mut String, t: &Table) {
             .enumerate()
             .map(|(i, w)| {
                 let cell = row.get(i).map_or("", String::as_str);
-                // The first column names the row; the others are figures, right-aligned so that they compare by eye.
-                if i == 0 { format!("{cell:<w$}") } else { format!("{cell:>w$}") }
+                // Figures are right-aligned so that they compare by eye, words begin where words begin.
+                if is_of_figures(t, i) { format!("{cell:>w$}") } else { format!("{cell:<w$}") }
             })
             .collect();
         let _ = writeln!(out, "{}", cells.join("  ").trim_end());

@@ -1,5 +1,6 @@
 //! Small words and figures: sizes, durations, moments, and text made safe for one line.
 
+use crate::model::mail::Table;
 use crate::model::time::UnixMillis;
 use chrono::{DateTime, Utc};
 
@@ -34,6 +35,12 @@ pub fn utc(at: UnixMillis) -> String {
         Some(moment) => moment.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
         None => format!("{} ms since 1970", at.0),
     }
+}
+
+/// True of a column whose cells are figures. The first column names the rows.
+pub(super) fn is_of_figures(table: &Table, column: usize) -> bool {
+    let is_figure = |cell: &String| cell.chars().all(|c| c.is_ascii_digit() || " .,:%+-–".contains(c));
+    column > 0 && table.rows.iter().filter_map(|row| row.get(column)).all(is_figure)
 }
 
 /// One line: runs of white space become one space, control and direction-changing characters go.
