@@ -94,6 +94,39 @@ fn what_would_stop_a_run_is_a_blocker_with_its_remedy() {
     }
 }
 
+/// A target is looked for as a run would, and the built-in model is none of its business.
+#[test]
+fn a_target_that_cannot_be_soaked_is_a_blocker() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    write(here, "odd.jsonl", "{\"promt\": \"hi\"}\n");
+    write(here, "text", "no program\n");
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let load = format!("load = \"openai:http://{}/v1\"", busy.local_addr().expect("an address"));
+    for (target, part, state, words) in [
+        ("command = [\"sleep\", \"60\"]", "target", "ok", "sleep 60"),
+        ("command = [\"soakd-knows-none\"]", "target", "blocker", "command not found: soakd-knows-none"),
+        ("command = [\"./text\"]", "target", "blocker", "not executable"),
+        ("pid = 4194303", "target", "blocker", "there is no process 4194303"),
+        ("unit = \"soakd-knows-none.service\"", "target", "blocker", "systemd"),
+        (&format!("command = [\"sleep\", \"60\"]\n{load}"), "load", "warning", "already"),
+        (
+            &format!("command = [\"sleep\", \"60\"]\n{load}\nprompts_file = \"odd.jsonl\""),
+            "load",
+            "blocker",
+            "odd.jsonl:1",
+        ),
+    ] {
+        write(here, "soak.toml", &format!("[target]\n{target}\n"));
+        let (document, code) = check(here, &[]);
+        let found = of(&document, part);
+        assert!(found.iter().any(|(is, text)| *is == state && text.contains(words)), "{target}: {document:#}");
+        assert_eq!(code == 1, state == "blocker", "{target}: {document:#}");
+        assert!(of(&document, "model").is_empty(), "{target}: {document:#}");
+        assert!(!of(&document, "configuration")[0].1.contains("synthetic"), "{target}: {document:#}");
+    }
+}
+
 #[test]
 fn a_gpu_that_is_demanded_and_absent_is_a_blocker_and_otherwise_is_not() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -148,5 +181,7 @@ fn a_failure_mail_that_cannot_leave_is_kept() {
     let output = soakd(here, &["unit-failed", "--config", "soak.toml", "soakd.service"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(mail(&here.join("mail-unsent")).contains("soakd.service has failed"));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("mail-unsent"), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("written to mail-unsent/") && !said.contains('{'), "prose, with the place: {said}");
+    assert!(mail(&here.join("mail-unsent")).contains("    systemctl reset-failed soakd.service"));
 }

@@ -7,6 +7,7 @@ pub(super) mod gpu;
 mod limits;
 pub(super) mod model;
 mod settings;
+mod target;
 
 use super::{CannotStart, Done, Format, Outcome};
 use crate::config::{self, Config};
@@ -21,11 +22,11 @@ use std::path::PathBuf;
 Examples:
   soakd check                                  what 'soakd run' in this folder would find
   soakd check --config /etc/soakd/soak.toml    another configuration
-  soakd check --offline                        do not connect to the mail server
+  soakd check --offline                        do not connect to mail server and target
   soakd check --drill                          ready for production? breaks things on purpose, too
   soakd check --format json | jq '.checks[] | select(.state == \"blocker\")'
 
-Looks at configuration, alert rules, model, database and disk space, GPU and driver, mail, and \
+Looks at configuration, alert rules, model or target, database and disk space, GPU and driver, mail, and \
 the limits of this session or unit. Each line says what was found; blockers and warnings come with \
 the remedy. Nothing is changed or sent, unless --drill asks for it: then crash, hang, leak, corruption, \
 outage of mail, death of soakd and the fallback to the CPU are tried in soaks of their own, and each \
@@ -40,7 +41,7 @@ pub struct Args {
     /// The database [default: as configured]
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
-    /// Do not connect to the mail server
+    /// Do not connect to the mail server, nor to a target
     #[arg(long)]
     offline: bool,
     /// Production readiness in one table: also break things on purpose, as `soakd drill` does (minutes; sends mails)
@@ -135,7 +136,11 @@ pub fn execute(args: &Args) -> Done {
 fn look(config: &Config, offline: bool, findings: &mut Findings) -> bool {
     findings.ok("configuration", settings::describe(config));
     let usable = settings::rules(config, findings);
-    model::look(config, findings);
+    if config.target.is_set() {
+        target::look(config, offline, findings);
+    } else {
+        model::look(config, findings);
+    }
     database::look(config, findings);
     gpu::look(config, findings);
     settings::sampling(config, findings);

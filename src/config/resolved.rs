@@ -69,6 +69,16 @@ impl Config {
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("plain tables of plain values serialise")
     }
+
+    /// What soaks, in a few words: `vllm serve X (load none)`, `synthetic:small (steady, 2 streams)`.
+    #[must_use]
+    pub fn soaks(&self) -> String {
+        if self.target.is_set() {
+            return format!("{} (load {})", self.target.describe(), self.target.load);
+        }
+        let streams = if self.model.streams == 1 { "stream" } else { "streams" };
+        format!("{} ({}, {} {streams})", self.model.model, self.run.scenario.as_str(), self.model.streams)
+    }
 }
 
 /// `[run]`: how long, and what counts as a leak.

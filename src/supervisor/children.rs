@@ -146,7 +146,8 @@ pub fn story(
         EndReason::Refused => format!("could not start: {}", exit_words(words)),
         _ => exit_words(words),
     };
-    let why = child.complaint.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let why = child.complaint.as_deref().filter(|why| !why.is_empty());
+    let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
     let next = match restart_in_ms {
         Some(ms) => format!("; started again in {} s", (ms as f64 / 1_000.0).ceil()),
         None => String::new(),

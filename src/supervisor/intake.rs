@@ -539,7 +539,9 @@ impl Core {
     }
 }
 
-fn target_plan(target: &Target, start_timeout: std::time::Duration) -> TargetPlan {
+/// A target as its keeper is told of it.
+#[must_use]
+pub fn target_plan(target: &Target, start_timeout: std::time::Duration) -> TargetPlan {
     TargetPlan {
         command: target.command.clone(),
         pid: target.pid.map(|pid| pid as i32),

@@ -296,8 +296,14 @@ fn parse_head(text: &str) -> Result<Head, HttpError> {
     Ok(Head { status, content_type, framing })
 }
 
+/// The message of an API's error, or the first line of whatever the body is.
 fn status_error(status: u16, body: &[u8]) -> HttpError {
-    let text = String::from_utf8_lossy(body);
+    let told: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let told = [&told["error"]["message"], &told["error"], &told["message"], &told["detail"]];
+    let text = match told.into_iter().find_map(serde_json::Value::as_str) {
+        Some(message) => message.into(),
+        None => String::from_utf8_lossy(body),
+    };
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(200).collect();
     HttpError::Status(status, if line.is_empty() { "no further word".to_owned() } else { line })
 }
@@ -371,6 +377,22 @@ mod tests {
         assert_eq!(Endpoint::parse("https://[::1]:8443/v1").expect("an address").host(), "::1");
         for bad in ["ftp://x/v1", "127.0.0.1:8000", "http://", "http://a b/", "http://x\r\nEvil: 1/", "http://u@h/"] {
             assert!(ok(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_by_its_message() {
+        let cases = [
+            (r#"{"error":{"message":"This model serves\nchats alone","code":404}}"#, "This model serves chats alone"),
+            (r#"{"error":"CUDA out of memory"}"#, "CUDA out of memory"),
+            (r#"{"object":"error","message":"no such model"}"#, "no such model"),
+            (r#"{"detail":"Not Found"}"#, "Not Found"),
+            (r#"{"detail":[{"loc":["body"]}]}"#, r#"{"detail":[{"loc":["body"]}]}"#),
+            ("<h1>502  Bad Gateway</h1>", "<h1>502 Bad Gateway</h1>"),
+            ("", "no further word"),
+        ];
+        for (body, told) in cases {
+            assert_eq!(status_error(500, body.as_bytes()).to_string(), format!("HTTP 500: {told}"), "{body}");
         }
     }
 

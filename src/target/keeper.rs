@@ -8,6 +8,7 @@ use crate::{clock, probe, wire};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
@@ -232,7 +233,7 @@ impl Keeper {
             }
             if now_us - reap_us >= REAP_US {
                 reap_us = now_us;
-                bury(child);
+                bury(child, &job.commands.borrow());
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -241,7 +242,9 @@ impl Keeper {
     /// Says how the target failed, and ends as it did.
     fn fail(&mut self, end: End) -> ExitCode {
         eprintln!("target: {}", end.how);
-        self.say(&FromWorker::EngineFailed { reason: end.how, oom: end.oom });
+        // How a command ended is told by how we end.
+        let reason = if end.status.is_some() { String::new() } else { end.how };
+        self.say(&FromWorker::EngineFailed { reason, oom: end.oom });
         end.status.map_or(ExitCode::from(1), end_likewise)
     }
 
@@ -313,15 +316,16 @@ fn end_likewise(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1))
 }
 
-/// Adopted orphans that have ended are buried; the target itself is left to its owner. Does not look through /proc: that
+/// Adopted orphans that have ended are buried; the target and load commands are left to who waits for them. Does not look through /proc: that
 /// would hold up requests on a machine with many processes.
-fn bury(child: Option<u32>) {
+fn bury(child: Option<u32>, commands: &BTreeSet<u32>) {
     for _ in 0..REAP_MAX {
         // Looked at without taking it, for it may be the target, whose end is its owner's to see.
         let seen = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
         let Some(pid) = seen.ok().and_then(|status| status.pid()) else { return };
-        if Some(pid.as_raw().cast_unsigned()) == child {
-            return;
+        let number = pid.as_raw().cast_unsigned();
+        if Some(number) == child || commands.contains(&number) {
+            return; // in a second it will have been seen
         }
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG)); // dead, so this does not wait
     }

@@ -62,14 +62,14 @@ impl Kept {
         if let Some(pid) = plan.pid {
             return match start_of(pid) {
                 Some(start_ticks) => Ok(Kept::Process { pid, start_ticks, oom_kills: oom_kills(&cgroup::of(pid)) }),
-                None => Err(format!("there is no process {pid}; ps -e lists those that run")),
+                None => Err(no_process(pid)),
             };
         }
         if let Some(name) = &plan.unit {
             let cgroup = unit_cgroup(name)?;
             let members = members_of(&cgroup);
             if members.is_empty() {
-                return Err(format!("the unit {name} has no process: systemctl start {name}"));
+                return Err(unit_is_empty(name));
             }
             let oom_kills = oom_kills(&Outcome::Present(cgroup.clone()));
             return Ok(Kept::Unit { name: name.clone(), cgroup, members, oom_kills });
@@ -162,11 +162,55 @@ fn spawn(command: &[String]) -> Result<Kept, String> {
     }
     match process.spawn() {
         Ok(child) => Ok(Kept::Command(Box::new(child))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(format!("command not found: {program} (give a path, or look at PATH)"))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(command_not_found(program)),
         Err(error) => Err(format!("cannot start {program}: {error}")),
     }
+}
+
+/// What there is to soak, in words, without starting or touching it; or why there is nothing, as a run would say it.
+pub fn look_for(plan: &TargetPlan) -> Result<String, String> {
+    if let Some(pid) = plan.pid {
+        return start_of(pid).map(|_| format!("process {pid} runs")).ok_or_else(|| no_process(pid));
+    }
+    if let Some(name) = &plan.unit {
+        return match members_of(&unit_cgroup(name)?).len() {
+            0 => Err(unit_is_empty(name)),
+            count => Ok(format!("the unit {name} runs, with {count} process(es)")),
+        };
+    }
+    let program = plan.command.first().ok_or("no command was given")?;
+    let path = find(program)?;
+    Ok(format!("{} would be started by a run: {}", path.display(), plan.command.join(" ")))
+}
+
+/// Where a program is, by PATH as exec looks for it.
+fn find(program: &str) -> Result<PathBuf, String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let places: Vec<PathBuf> = match program.contains('/') {
+        true => vec![PathBuf::from(program)],
+        false => std::env::split_paths(&folders).map(|folder| folder.join(program)).collect(),
+    };
+    let files = || places.iter().filter_map(|path| Some((path, std::fs::metadata(path).ok().filter(|m| m.is_file())?)));
+    if let Some((path, _)) = files().find(|(_, metadata)| metadata.permissions().mode() & 0o111 != 0) {
+        return Ok(path.clone());
+    }
+    match files().next() {
+        Some((path, _)) => Err(format!("cannot start {}: it is not executable (chmod +x)", path.display())),
+        None => Err(command_not_found(program)),
+    }
+}
+
+fn command_not_found(program: &str) -> String {
+    format!("command not found: {program} (give a path, or look at PATH)")
+}
+
+fn no_process(pid: i32) -> String {
+    format!("there is no process {pid}; ps -e lists those that run")
+}
+
+fn unit_is_empty(name: &str) -> String {
+    format!("the unit {name} has no process: systemctl start {name}")
 }
 
 /// When a process started; `None`: there is none, or only its corpse.
@@ -196,11 +240,13 @@ pub fn unit_cgroup(name: &str) -> Result<PathBuf, String> {
         .map_err(|error| format!("systemctl cannot be run ({error}); --unit needs systemd, --pid does not"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let field = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("").to_owned();
-    if !output.status.success() || field("LoadState") == "not-found" {
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(
-            format!("systemd knows no unit {name:?} {said}; systemctl list-units shows them").replace("  ", " ")
-        );
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        return Err(format!("systemctl cannot tell of the unit {name} ({said}); --unit needs systemd, --pid does not"));
+    }
+    if field("LoadState") == "not-found" {
+        return Err(format!("systemd knows no unit {name:?}; systemctl list-units shows them"));
     }
     match field("ControlGroup").trim_start_matches('/') {
         "" => Err(format!("the unit {name} is not running: systemctl start {name}")),

@@ -10,6 +10,7 @@ use crate::model::sample::{LatencyKind, WorkReading};
 use crate::worker::latency::Latencies;
 use crate::worker::protocol::{FromWorker, GoldenOutput, LoadPlan, Mismatch, TargetPlan};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -165,6 +166,8 @@ pub struct Job {
     target: TargetPlan,
     next: Cell<i64>,
     in_flight: Cell<usize>,
+    /// Load commands that run, by process id: their ends are theirs who wait for them.
+    pub commands: RefCell<BTreeSet<u32>>,
     /// The results.
     pub stats: RefCell<Stats>,
 }
@@ -176,7 +179,8 @@ impl Job {
         let stats = Stats { golden: plan.golden, ..Stats::default() };
         let (next, in_flight) = (Cell::new(0), Cell::new(0));
         let (streams, seed) = (plan.streams, plan.seed);
-        Rc::new(Job { means, model, prompts, streams, seed, target, next, in_flight, stats: RefCell::new(stats) })
+        let (commands, stats) = (RefCell::default(), RefCell::new(stats));
+        Rc::new(Job { means, model, prompts, streams, seed, target, next, in_flight, commands, stats })
     }
 
     /// Whether there is load at all.
@@ -260,7 +264,7 @@ impl Job {
         let answer = match &self.means {
             Means::None => return false,
             Means::Server(client, style) => self.ask(client, *style, prompt, started_us).await,
-            Means::Command(command) => run_command(command, Duration::from_millis(self.target.stall_ms.max(1))).await,
+            Means::Command(command) => self.run_command(command).await,
         };
         let mut stats = self.stats.borrow_mut();
         let now_us = clock::micros();
@@ -285,6 +289,24 @@ impl Job {
                 false
             }
         }
+    }
+
+    async fn run_command(&self, command: &str) -> Result<Answer, String> {
+        use std::process::Stdio;
+        let patience = Duration::from_millis(self.target.stall_ms.max(1));
+        let mut shell = tokio::process::Command::new("sh");
+        shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = shell.kill_on_drop(true).spawn().map_err(|error| format!("sh: {error}"))?;
+        let pid = child.id();
+        self.commands.borrow_mut().extend(pid);
+        let output = tokio::time::timeout(patience, child.wait_with_output()).await;
+        if let Some(pid) = pid {
+            self.commands.borrow_mut().remove(&pid);
+        }
+        let output = output
+            .map_err(|_| format!("the load command did not end within {} s and was killed", patience.as_secs()))?
+            .map_err(|error| format!("sh: {error}"))?;
+        answer_of(output)
     }
 
     async fn ask(&self, client: &Client, style: Style, prompt: u32, started_us: i64) -> Result<Answer, String> {
@@ -341,7 +363,12 @@ impl Job {
         if let Some(why) = trouble {
             return Err(why);
         }
-        asked.map_err(|error| error.to_string())?;
+        asked.map_err(|error| match (&error, style) {
+            (HttpError::Status(404 | 405, _), Style::Completion) => {
+                format!("{error}; a server of chats alone is driven by --load openai-chat:URL")
+            }
+            _ => error.to_string(),
+        })?;
         Ok(answer.counted(request.words))
     }
 }
@@ -439,16 +466,8 @@ impl Stats {
     }
 }
 
-async fn run_command(command: &str, patience: Duration) -> Result<Answer, String> {
-    let output = tokio::process::Command::new("sh")
-        .args(["-c", command])
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(patience, output)
-        .await
-        .map_err(|_| format!("the load command did not end within {} s and was killed", patience.as_secs()))?
-        .map_err(|error| format!("sh: {error}"))?;
+/// What a load command answered.
+fn answer_of(output: std::process::Output) -> Result<Answer, String> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let last: String = said.lines().last().unwrap_or("").chars().take(200).collect();

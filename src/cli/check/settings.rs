@@ -13,14 +13,15 @@ use crate::supervisor::alerting::{RuleSources, check_rules, load_rules};
 
 /// The run in a sentence.
 pub(super) fn describe(config: &Config) -> String {
+    let on = match config.target.is_set() {
+        true => String::new(),
+        false => format!(" on {}", config.model.backend.as_str()),
+    };
     format!(
-        "{}: {} of {}, {} on {}, {} stream(s), tolerance {} over {}",
+        "{}: {} of {}{on}, tolerance {} over {}",
         config.source,
         format_duration(config.run.duration),
-        config.run.scenario.as_str(),
-        config.model.model,
-        config.model.backend.as_str(),
-        config.model.streams,
+        config.soaks(),
         format_bytes(config.run.tolerance_bytes),
         format_duration(config.run.horizon),
     )
