@@ -469,3 +469,39 @@ fn whatever_the_cuda_driver_answers_the_worker_ends_and_says_what_it_was() {
     }
     assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'supervisor'"), 1);
 }
+
+/// Somebody who asks for another server while a run is unfinished must not read the wrong name for two days.
+#[test]
+fn a_run_that_goes_on_is_named_for_what_soaks_and_says_what_was_asked_for_in_vain() {
+    let mut soak = Soak::start(&["--", "sleep", "4711"]);
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'process_started'");
+    soak.kill(soak.supervisor(), nix::libc::SIGKILL);
+    soak.wait();
+    soak.again(&["--", "sleep", "4712"]);
+    soak.until("SELECT count(*) = 2 FROM event WHERE kind = 'process_started'");
+    soak.interrupt();
+    let said = soak.said();
+    assert!(said.contains("run 1 goes on as it was begun: sleep 4711 (load none) for "), "{said}");
+    assert!(said.contains("What was asked for now (sleep 4712 (load none) for "), "{said}");
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains(" | alerts: ")).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| line.starts_with("sleep 4711 (load none) ")), "{said}");
+}
+
+/// Whoever buries orphans must not take the end of a load command from who waits for it: that was a failed request.
+#[test]
+fn load_commands_that_end_while_the_keeper_stands_still_have_not_failed() {
+    let mut soak = Soak::start(&["--load", "command:sleep 0.05", "--", "sleep", "4711"]);
+    soak.until("SELECT count(*) > 1 FROM work_sample WHERE requests > 0");
+    for _ in 0..6 {
+        let (keeper, before) = (soak.pid("worker"), soak.number("SELECT max(requests) FROM work_sample"));
+        soak.kill(keeper, nix::libc::SIGSTOP);
+        std::thread::sleep(std::time::Duration::from_millis(1_200));
+        soak.kill(keeper, nix::libc::SIGCONT);
+        soak.until(&format!("SELECT max(requests) > {before} + 2 FROM work_sample"));
+    }
+    soak.interrupt();
+    let told = soak
+        .text("SELECT coalesce(group_concat(summary, '; '), 'nothing') FROM event WHERE kind = 'target_endpoint_down'");
+    assert_eq!(told, "nothing", "{}", soak.said());
+    assert_eq!(soak.number("SELECT max(failures) FROM work_sample"), 0);
+}

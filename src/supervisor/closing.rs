@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub uptime_ms: i64,
     /// Planned, milliseconds.
     pub duration_ms: i64,
+    /// What soaks.
+    pub what: String,
     /// In a few words: `loading the model`, `soaking`, `ending`.
     pub doing: &'static str,
     /// Tokens per second over the last ten seconds.
@@ -127,6 +129,7 @@ impl Core {
             judgement = Judgement { verdict: Verdict::Inconclusive, reason };
         }
         self.ledger.flush_samples(now);
+        self.ledger.give_samples_up(now);
         let end =
             RunEnd { at: now.wall, state: cause.state(), verdict: judgement.verdict, reason: judgement.reason.clone() };
         let run_id = self.ledger.run_id();
@@ -222,6 +225,7 @@ impl Core {
             run_id: self.ledger.run_id(),
             uptime_ms: self.keeper.uptime_ms(),
             duration_ms: millis(self.config.run.duration),
+            what: self.config.soaks(),
             doing,
             tokens_per_second: self.work.tokens_per_second(now.mono),
             looks: self.looks.clone(),

@@ -325,11 +325,29 @@ impl Ledger {
         tracing::info!("{summary}");
         let detail = serde_json::json!({ "since_unix_ms": trouble.since.0 });
         self.note_of(None, now.wall, EventKind::DiskRecovered, EventSeverity::Info, summary.to_owned(), detail);
+        self.put_shed(now);
+    }
+
+    /// What was shed so far is a gap.
+    fn put_shed(&mut self, now: Now) {
         if let Some((from, to)) = self.shed.take() {
             let ago = |then: MonoMillis| now.wall.before(now.mono.since(then));
             let until = ago(to);
             self.put(Entry::Gap { from: ago(from).min(until.before(1)), to: until, reason: "disk_full" });
         }
+    }
+
+    /// The run ends, and its samples cannot be written: what waits of them is shed, and all that was shed is a gap, as far as
+    /// that can be written.
+    pub fn give_samples_up(&mut self, now: Now) {
+        let Some(trouble) = &mut self.trouble else { return };
+        trouble.retry_at = now.mono; // nobody comes back to it
+        if !self.batch.is_empty() {
+            self.batch = SampleBatch::default();
+            self.widen_shed(self.batch_since, now.mono);
+        }
+        self.put_shed(now);
+        self.flush(now);
     }
 
     fn shed_samples(&mut self, now: Now) {

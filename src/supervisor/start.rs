@@ -230,11 +230,12 @@ fn go_on_as_before(today: Config, run: &UnfinishedRun) -> Result<Config, StartEr
     let differs = today.run != run_before || today.model != before.model || today.target != before.target;
     if differs {
         tracing::warn!(
-            "run {} goes on as it was begun ({} of {} for {}); what was asked for now applies to a new run: --fresh",
+            "run {} goes on as it was begun: {} for {}. What was asked for now ({} for {}) applies to a new run: --fresh",
             run.run_id,
-            run_before.scenario.as_str(),
-            before.model.model,
-            config::units::format_duration(run_before.duration)
+            before.soaks(),
+            config::units::format_duration(run_before.duration),
+            today.soaks(),
+            config::units::format_duration(today.run.duration)
         );
     }
     Ok(Config {

@@ -176,6 +176,43 @@ fn on_a_full_disk_events_are_written_and_mailed_from_the_reserve() {
     assert!(unmounted.is_ok_and(|status| status.success()), "the mount goes away");
 }
 
+/// The verdict is written from the reserve, and the samples that were not are a gap up to the end: else the run would have
+/// watched what nobody can look up.
+#[test]
+fn a_run_that_ends_on_a_full_disk_books_what_was_shed() {
+    let disk = |folder: &std::path::Path| folder.join("disk");
+    let mut is_mounted = false;
+    let mut soak = Soak::under(&[], |folder| {
+        std::fs::create_dir(disk(folder)).expect("made");
+        is_mounted = mounted(&disk(folder), "size=40m");
+        let database = "[run]\ndatabase = \"disk/soak.db\"";
+        configure(folder, |config| config.replacen("[run]", database, 1));
+        std::os::unix::fs::symlink("disk/soak.db", folder.join("soak.db")).expect("linked");
+        Vec::new()
+    });
+    if !is_mounted {
+        return; // as it has said
+    }
+    soak.until("SELECT count(*) > 3 FROM work_sample");
+    fill(&disk(soak.folder()).join("filler"));
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'disk_full'");
+    soak.kill(soak.pid("worker"), nix::libc::SIGABRT);
+    soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'worker_crash'");
+    soak.interrupt();
+    let booked =
+        "SELECT count(*) FROM gap JOIN run USING (run_id) WHERE reason = 'disk_full' AND to_unix_ms = ended_unix_ms
+         AND from_unix_ms <= (SELECT min(unix_ms) FROM event WHERE kind = 'worker_crash')";
+    let said = soak.said();
+    assert_eq!(
+        soak.number(booked),
+        1,
+        "{}\n{said}",
+        soak.text("SELECT coalesce(group_concat(reason), 'no gap') FROM gap")
+    );
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(disk(soak.folder())).status();
+    assert!(unmounted.is_ok_and(|status| status.success()), "the mount goes away");
+}
+
 /// Until the file system is full.
 fn fill(path: &std::path::Path) {
     use std::io::Write as _;

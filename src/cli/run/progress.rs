@@ -12,12 +12,13 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Shows where a run stands.
+///
+/// What soaks is named by the snapshot: a run that goes on does so as it was begun, whatever was asked for now.
 pub struct Display {
     bars: Option<Bars>,
     /// Uptime at which the next plain line is due, and how far apart they are, milliseconds.
     next_line_ms: AtomicI64,
     line_every_ms: i64,
-    what: String,
     quiet: bool,
 }
 
@@ -30,12 +31,6 @@ struct Bars {
 impl Display {
     /// A display for a run of `config`.
     pub fn new(config: &Config, format: Format) -> Display {
-        let model = &config.model;
-        let what = if config.target.is_set() {
-            format!("{} (load {})", config.target.describe(), config.target.load)
-        } else {
-            format!("{} ({}, {} streams)", model.model, config.run.scenario.as_str(), model.streams)
-        };
         let on_terminal = std::io::stderr().is_terminal() && format == Format::Text;
         let duration_ms = config.run.duration.as_millis() as i64;
         Display {
@@ -43,7 +38,6 @@ impl Display {
             next_line_ms: AtomicI64::new(0),
             // A log of two days has some two hundred lines; one of half a minute still shows that something happens.
             line_every_ms: (duration_ms / 20).clamp(10_000, 900_000),
-            what,
             quiet: format == Format::Json,
         }
     }
@@ -67,12 +61,12 @@ impl Display {
             return;
         }
         if let Some(bars) = &self.bars {
-            bars.show(snapshot, &self.what);
+            bars.show(snapshot);
         } else if snapshot.uptime_ms >= self.next_line_ms.load(Ordering::Relaxed) {
             self.next_line_ms.store(snapshot.uptime_ms + self.line_every_ms, Ordering::Relaxed);
             let times = format!("{} of {}", clock(snapshot.uptime_ms), clock(snapshot.duration_ms));
             // A pipe that nobody reads is no reason to stop soaking.
-            let _ = writeln!(std::io::stderr(), "{} {times}: {}", self.what, facts(snapshot));
+            let _ = writeln!(std::io::stderr(), "{} {times}: {}", snapshot.what, facts(snapshot));
         }
     }
 }
@@ -88,9 +82,9 @@ impl Bars {
         Bars { all, time, facts }
     }
 
-    fn show(&self, snapshot: &Snapshot, what: &str) {
+    fn show(&self, snapshot: &Snapshot) {
         let left_ms = (snapshot.duration_ms - snapshot.uptime_ms).max(0);
-        self.time.set_prefix(format!("run {} {} {what}", snapshot.run_id, snapshot.doing));
+        self.time.set_prefix(format!("run {} {} {}", snapshot.run_id, snapshot.doing, snapshot.what));
         self.time.set_position(snapshot.uptime_ms.clamp(0, snapshot.duration_ms) as u64);
         self.time.set_message(format!("{} elapsed, {} left", clock(snapshot.uptime_ms), clock(left_ms)));
         self.facts.set_message(facts(snapshot));
