@@ -124,9 +124,12 @@ fn no_more_requests_at_a_time_than_streams() {
 #[test]
 fn no_more_requests_a_second_than_the_rate() {
     let (port, seen) = server(|_| (Duration::ZERO, ANSWER));
+    let began = Instant::now();
     drive(port, 1, Some(50.0), Duration::from_secs(3));
-    let arrivals = seen.arrivals.lock().expect("nobody panics");
-    assert!(arrivals.len() <= 151, "{} requests in 3 s at 50 a second", arrivals.len());
+    let (took, arrivals) = (began.elapsed(), seen.arrivals.lock().expect("nobody panics"));
+    // A busy machine may give it longer than three seconds; at no time were more due than this.
+    let most = took.as_secs_f64() * 50.0 + 1.0;
+    assert!(arrivals.len() as f64 <= most, "{} requests in {took:?} at 50 a second", arrivals.len());
     assert!(arrivals.len() > 20, "{} requests: it did not drive at all", arrivals.len());
 }
 

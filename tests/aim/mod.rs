@@ -37,8 +37,14 @@ pub fn soak_with(dir: &Path, target: &str, args: &[&str], command: &[&str]) -> O
 }
 
 pub fn rows(dir: &Path, sql: &str) -> Vec<Vec<serde_json::Value>> {
+    try_rows(dir, sql).expect("rows")
+}
+
+/// The same while a run may only just be making its database.
+pub fn try_rows(dir: &Path, sql: &str) -> Result<Vec<Vec<serde_json::Value>>, String> {
     let limits = Limits { rows_max: 10_000, expired: Box::new(|| false) };
-    Reader::open(dir.join("soak.db")).expect("a database").query_rows(sql, &[], limits).expect("rows").rows
+    let reader = Reader::open(dir.join("soak.db")).map_err(|error| error.to_string())?;
+    Ok(reader.query_rows(sql, &[], limits).map_err(|error| error.to_string())?.rows)
 }
 
 pub fn events(dir: &Path, kind: &str) -> Vec<String> {

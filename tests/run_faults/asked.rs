@@ -23,8 +23,8 @@ fn target(script: &str, dies: bool) -> Soak {
     if !dies {
         soak.kill(target, SIGTERM);
         soak.kill(keeper, SIGTERM);
+        soak.wait_for("the target to take the signal", || !is_alive(target));
         a_moment();
-        assert!(!is_alive(target), "it takes the signal");
     }
     soak.kill(soak.supervisor(), SIGTERM);
     let code = soak.wait();
