@@ -18,7 +18,9 @@ fn what_cannot_be_soaked_is_said_at_once() {
     missing(&["--duration", "5s"], &["sh", "-c", "echo no model >&2; exit 3"], "before it was ready");
     missing(&["--duration", "5s", "--pid", "4194303"], &[], "there is no process 4194303");
     // Without a systemd that runs, that is said; with one, that it knows no such unit.
-    missing(&["--duration", "5s", "--unit", "soakd-knows-none.service"], &[], "systemctl");
+    let is_running = std::path::Path::new("/run/systemd/system").exists();
+    let says = if is_running { "systemd knows no unit" } else { "--unit needs systemd, --pid does not" };
+    missing(&["--duration", "5s", "--unit", "soakd-knows-none.service"], &[], says);
     missing(&["--duration", "5s", "--load", "openai:ftp://x/v1"], &["sleep", "60"], "is no load");
     missing(&["--duration", "5s", "--load", "openai:http://127.0.0.1:1/v1"], &[], "nothing to soak");
     missing(
@@ -101,7 +103,7 @@ fn nothing_said_another_thing_said_and_an_end_fail_the_run() {
     let cases: [(&str, &[&str], &str, &str); 3] = [
         ("--empty", &[], "empty_output", "gave no token"),
         ("--whim", &["--golden"], "golden_mismatch", "gave another output"),
-        ("--die", &[], "worker_crash", "signal: 6 (SIGABRT)"),
+        ("--die", &[], "worker_crash", "worker-0 ended by signal 6 (SIGABRT); started again in"),
     ];
     for (fault, more, kind, says) in cases {
         let (dir, code) = faulty(fault, more);
@@ -116,6 +118,13 @@ fn nothing_said_another_thing_said_and_an_end_fail_the_run() {
         if fault == "--empty" {
             let failures = rows(dir.path(), "SELECT max(failures) FROM work_sample")[0][0].as_i64();
             assert!(failures > Some(0), "an empty answer is a failure: {failures:?}");
+            // Who reads the report hears what the exit code said.
+            let mut report = Command::new(env!("CARGO_BIN_EXE_soakd"));
+            report.args(["report", "--format", "json"]).current_dir(dir.path());
+            let report = report.output().expect("it runs").stdout;
+            let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+            assert_eq!(report["standing"], "failed", "{report}");
+            assert_eq!(report["requests_failed"].as_i64(), failures, "{report}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::report::{print, read_run};
 use super::{CannotStart, Done, Format, Outcome};
 use crate::clock;
-use crate::model::alert::AlertState;
+use crate::model::alert::{AlertState, Severity};
 use crate::model::facts::RunFacts;
 use crate::model::run::RunState;
 use crate::model::time::UnixMillis;
@@ -92,6 +92,9 @@ fn text(facts: &RunFacts, beat: Option<&HeartbeatRow>, life: Life) -> String {
         facts.throughput.tokens_per_s.map_or(String::new(), |rate| format!(", {rate:.1} tokens/s"))
     );
     let _ = writeln!(out, "verdict{}: {}", so_far(facts), facts.verdict_now().as_str());
+    if let Some(reason) = facts.verdict_reason.as_deref().filter(|_| facts.state != RunState::Running) {
+        let _ = writeln!(out, "  {reason}");
+    }
     for series in facts.series.iter().filter(|series| series.judged) {
         let Some(finding) = &series.finding else { continue };
         let [lo, hi] = finding.drift_ci95_bytes;
@@ -103,13 +106,15 @@ fn text(facts: &RunFacts, beat: Option<&HeartbeatRow>, life: Life) -> String {
         };
         let _ = writeln!(out, "  {:<24} {:<13} {drift}", series.name, finding.verdict.as_str());
     }
-    let firing = facts.alerts.iter().filter(|alert| alert.state == AlertState::Firing);
+    let firing =
+        facts.alerts.iter().filter(|alert| alert.state == AlertState::Firing && alert.severity != Severity::Info);
     let _ = writeln!(
         out,
-        "crashes {}, hangs {}, golden mismatches {}, alerts firing {}",
+        "crashes {}, hangs {}, golden mismatches {}{}, alerts firing {}",
         facts.crashes(),
         facts.hangs(),
         facts.golden_mismatches,
+        words::requests_failed(facts).map_or(String::new(), |failed| format!(", {failed}")),
         firing.clone().count()
     );
     for alert in firing {
@@ -140,6 +145,7 @@ fn json(facts: &RunFacts, beat: Option<&HeartbeatRow>, life: Life) -> serde_json
         "crashes": facts.crashes(),
         "hangs": facts.hangs(),
         "golden_mismatches": facts.golden_mismatches,
+        "requests_failed": facts.throughput.failures,
         "alerts_firing": facts.alerts.iter().filter(|alert| alert.state == AlertState::Firing).count(),
         "throughput_tokens_per_s": facts.throughput.tokens_per_s,
     })

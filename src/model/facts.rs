@@ -56,6 +56,9 @@ pub struct RunFacts {
     pub golden_mismatches: u64,
     /// Golden outputs that every loop was compared with.
     pub golden_outputs: u64,
+    /// Times that an answer without a token was told of; a target's are told at most once a minute.
+    #[serde(default)]
+    pub empty_outputs: u64,
     /// The leak on purpose, if one was set up.
     pub canary: Option<CanaryFacts>,
 }
@@ -287,6 +290,9 @@ pub struct Throughput {
     pub tokens: u64,
     /// Requests finished.
     pub requests: u64,
+    /// Requests to a target that failed, answers without a token among them.
+    #[serde(default)]
+    pub failures: u64,
     /// Tokens over the time in which workers served; `None` if nothing was decoded.
     pub tokens_per_s: Option<f64>,
     /// By the minute, summed over workers, thinned.
@@ -350,7 +356,7 @@ impl RunFacts {
     #[must_use]
     pub fn standing(&self) -> Standing {
         let blind = self.canary.as_ref().is_some_and(|c| c.missed.is_some() && c.found.is_none());
-        let broken = self.crashes() + self.hangs() > 0 || self.golden_mismatches > 0;
+        let broken = self.crashes() + self.hangs() > 0 || self.golden_mismatches + self.empty_outputs > 0;
         match self.verdict_now() {
             Verdict::Outside => Standing::Failed,
             _ if broken || self.state == RunState::Failed => Standing::Failed,

@@ -196,6 +196,13 @@ pub const METRICS: &[Metric] = &[
         read: Run(|f| (f.golden_outputs > 0).then_some(f.golden_mismatches as f64)),
     },
     Metric {
+        name: "requests_failed",
+        measure: Measure::Count,
+        meaning: "requests to a target that failed, answers without a token among them",
+        query: "SELECT process, incarnation, max(failures) FROM v_throughput WHERE run_id = :run_id GROUP BY 1, 2",
+        read: Run(|f| watched(f).then_some(f.throughput.failures as f64)),
+    },
+    Metric {
         name: "drift_bytes",
         measure: Measure::Bytes,
         meaning: "the far end of the widest 95 % interval of drift over the horizon, without its sign, of all judged series",

@@ -330,7 +330,7 @@ fn cells(s: &SeriesFacts) -> Vec<String> {
     let detectable =
         if f.minimum_detectable_drift_bytes.is_finite() { bytes(f.minimum_detectable_drift_bytes) } else { "-".into() };
     vec![
-        finite(f.drift_bytes),
+        words::drift(f),
         if lo.is_finite() && hi.is_finite() { format!("{} to {}", finite(lo), finite(hi)) } else { "none yet".into() },
         f.shape.as_str().replace('_', " "),
         detectable,
@@ -356,7 +356,7 @@ fn tiles(facts: &RunFacts) -> Vec<Tile> {
     vec![
         Tile {
             name: "Largest drift",
-            value: worst.and_then(|s| s.finding.as_ref()).map_or("not judged".into(), |f| signed_bytes(f.drift_bytes)),
+            value: worst.and_then(|s| s.finding.as_ref()).map_or("not judged".into(), words::drift),
             detail: worst.map_or(String::new(), |s| {
                 format!(
                     "{}; {}",
@@ -400,11 +400,15 @@ fn tiles(facts: &RunFacts) -> Vec<Tile> {
             name: "Throughput",
             value: facts.throughput.tokens_per_s.map_or("not measured".into(), |r| format!("{r:.1} tokens/s")),
             detail: format!(
-                "{} tokens, {} requests",
+                "{} tokens, {} requests{}",
                 grouped(facts.throughput.tokens),
-                grouped(facts.throughput.requests)
+                grouped(facts.throughput.requests),
+                match facts.throughput.failures {
+                    0 => String::new(),
+                    failures => format!(", {} failed", grouped(failures)),
+                }
             ),
-            tone: "plain",
+            tone: if facts.throughput.failures == 0 { "plain" } else { "open" },
         },
         Tile {
             name: "Time per token",

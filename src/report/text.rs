@@ -72,7 +72,7 @@ fn series(out: &mut String, facts: &RunFacts, width: usize) {
             "{:named$}  {:12}  {:>10}  {interval:>26}  {detectable:>10}  {}{note}",
             s.title(),
             f.verdict.as_str(),
-            signed_bytes(f.drift_bytes),
+            words::drift(f),
             f.shape.as_str().replace('_', " "),
         );
     }
@@ -98,6 +98,10 @@ fn figures(out: &mut String, facts: &RunFacts) {
             .tokens_per_s
             .map_or("not measured".into(), |r| format!("{} ({r:.2} tokens/s)", facts.throughput.tokens)),
     );
+    if facts.throughput.failures > 0 {
+        let work = &facts.throughput;
+        line("requests", format!("{} answered, {} failed", work.requests, work.failures));
+    }
     for l in &facts.latencies {
         let name = l.kind.replace('_', " ");
         line(&format!("{name} latency"), {

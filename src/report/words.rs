@@ -2,7 +2,7 @@
 
 use super::scale::{bytes, duration, signed_bytes};
 use crate::model::facts::{ProcessFacts, RunFacts, SeriesFacts, Standing};
-use crate::model::finding::Verdict;
+use crate::model::finding::{Finding, Verdict};
 use crate::model::run::RunState;
 
 /// One word, in capitals.
@@ -37,6 +37,10 @@ pub fn why(facts: &RunFacts) -> String {
             plural(facts.golden_mismatches as usize, "output", "outputs")
         ));
     }
+    if facts.empty_outputs > 0 {
+        parts.push("answers came without a single token".into());
+    }
+    parts.extend(requests_failed(facts));
     if facts.state == RunState::Failed {
         parts.push("soakd gave the run up".into());
     }
@@ -48,6 +52,13 @@ pub fn why(facts: &RunFacts) -> String {
         text.replace_range(..1, &first.to_uppercase());
     }
     format!("{text}.")
+}
+
+/// `3 requests failed`, if any did.
+#[must_use]
+pub fn requests_failed(facts: &RunFacts) -> Option<String> {
+    let failures = facts.throughput.failures;
+    (failures > 0).then(|| format!("{} failed", plural(failures as usize, "request", "requests")))
 }
 
 /// What there is to say when nothing broke.
@@ -99,11 +110,19 @@ fn verdict_of(s: &SeriesFacts) -> Option<Verdict> {
     s.finding.as_ref().map(|f| f.verdict)
 }
 
-/// The series with the largest drift, either way.
+/// The series with the largest drift, either way; the first one where no drift is known.
 #[must_use]
 pub fn worst<'a>(all: &[&'a SeriesFacts]) -> Option<&'a SeriesFacts> {
-    let drift = |s: &SeriesFacts| s.finding.as_ref().map_or(0.0, |f| f.drift_bytes.abs());
-    all.iter().copied().filter(|s| s.finding.is_some()).max_by(|a, b| drift(a).total_cmp(&drift(b)))
+    let known = |s: &SeriesFacts| s.finding.as_ref().filter(|f| f.drift_is_known()).map(|f| f.drift_bytes.abs());
+    let known = |s: &'a SeriesFacts| known(s).map(|drift| (drift, s));
+    let largest = all.iter().copied().filter_map(known).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, s)| s);
+    largest.or_else(|| all.iter().copied().find(|s| s.finding.is_some()))
+}
+
+/// `+83.0 MB`, or that it is not known.
+#[must_use]
+pub fn drift(finding: &Finding) -> String {
+    if finding.drift_is_known() { signed_bytes(finding.drift_bytes) } else { "not known".into() }
 }
 
 /// `worker-0.anon_swap +83.0 MB over 48 h (95 % +77.0 MB to +89.0 MB)`.

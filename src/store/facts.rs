@@ -48,7 +48,7 @@ impl Store {
         facts.alerts = self.alert_rows(run_id)?;
         facts.latencies = self.latency_facts(run_id, window)?;
         facts.throughput = self.throughput(run_id, window, &facts)?;
-        (facts.golden_outputs, facts.golden_mismatches) = self.golden_counts(run_id)?;
+        (facts.golden_outputs, facts.golden_mismatches, facts.empty_outputs) = self.golden_counts(run_id)?;
         facts.canary = canary(&facts);
         Ok(Some(facts))
     }
@@ -119,6 +119,7 @@ impl Store {
                 throughput: Throughput::default(),
                 golden_mismatches: 0,
                 golden_outputs: 0,
+                empty_outputs: 0,
                 canary: None,
             })
         })
@@ -268,15 +269,17 @@ impl Store {
         })
     }
 
-    /// Golden outputs, and the mismatches that workers counted (or that events tell of, whichever is more: a worker that
-    /// died took its count along).
-    fn golden_counts(&self, run_id: i64) -> Result<(u64, u64), StoreError> {
+    /// Golden outputs, the mismatches that workers counted (or that events tell of, whichever is more: a worker that
+    /// died took its count along), and answers without a token.
+    fn golden_counts(&self, run_id: i64) -> Result<(u64, u64, u64), StoreError> {
         let sql = "SELECT (SELECT count(*) FROM golden WHERE run_id = ?1),
              max((SELECT count(*) FROM event WHERE run_id = ?1 AND kind = 'golden_mismatch'),
                  coalesce((SELECT sum((SELECT golden_mismatches FROM work_sample AS w WHERE w.process_id = p.process_id
-                    ORDER BY unix_ms DESC LIMIT 1)) FROM process AS p WHERE p.run_id = ?1), 0))";
-        let counts = self.fact_row(sql, [run_id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
-        Ok(counts.map_or((0, 0), |(outputs, wrong)| (outputs.unsigned_abs(), wrong.unsigned_abs())))
+                    ORDER BY unix_ms DESC LIMIT 1)) FROM process AS p WHERE p.run_id = ?1), 0)),
+             (SELECT count(*) FROM event WHERE run_id = ?1 AND kind = 'empty_output')";
+        let count = |row: &Row<'_>, column| row.get::<_, i64>(column).map(i64::unsigned_abs);
+        let counts = self.fact_row(sql, [run_id], |row| Ok((count(row, 0)?, count(row, 1)?, count(row, 2)?)))?;
+        Ok(counts.unwrap_or_default())
     }
 }
 

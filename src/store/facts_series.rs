@@ -227,12 +227,13 @@ impl Store {
     }
 
     pub(super) fn throughput(&self, run_id: i64, window: Window, facts: &RunFacts) -> Result<Throughput, StoreError> {
-        let totals = "SELECT coalesce(sum(tokens), 0), coalesce(sum(requests), 0) FROM process AS p
+        let totals =
+            "SELECT coalesce(sum(tokens), 0), coalesce(sum(requests), 0), coalesce(sum(failures), 0) FROM process AS p
              JOIN work_sample AS w ON w.process_id = p.process_id
                AND w.unix_ms = (SELECT max(unix_ms) FROM work_sample AS l WHERE l.process_id = p.process_id)
              WHERE p.run_id = ?1";
-        let (tokens, requests): (i64, i64) =
-            self.fact_row(totals, [run_id], |row| Ok((row.get(0)?, row.get(1)?)))?.unwrap_or_default();
+        let (tokens, requests, failures): (i64, i64, i64) =
+            self.fact_row(totals, [run_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.unwrap_or_default();
         let rates =
             "SELECT minute_unix_ms + 30000, sum((tokens_last - tokens_first) * 1000.0 / (last_unix_ms - first_unix_ms))
              FROM work_minute JOIN process USING (process_id) WHERE run_id = ?1 AND last_unix_ms > first_unix_ms
@@ -247,6 +248,7 @@ impl Store {
         Ok(Throughput {
             tokens: tokens.unsigned_abs(),
             requests: requests.unsigned_abs(),
+            failures: failures.unsigned_abs(),
             tokens_per_s: (tokens > 0 && served_s > 0.0).then(|| tokens as f64 / served_s),
             over_time: thinner.finish(),
         })

@@ -69,8 +69,8 @@ impl Core {
                 return false; // nothing has changed: the next evaluation makes up for it
             }
         };
-        alarms.firing = said.firing as i64;
-        if !said.mails.is_empty() {
+        let firing_before = std::mem::replace(&mut alarms.firing, said.firing as i64);
+        if !said.mails.is_empty() || alarms.firing != firing_before {
             alarms.count(self.ledger.store(), run_id);
         }
         for subject in &said.mails {

@@ -11,7 +11,7 @@ mod tests;
 pub use sources::{Fault, RuleSources, check_rules, load_rules};
 
 use crate::clock;
-use crate::model::alert::{OutboxMail, Row};
+use crate::model::alert::{OutboxMail, Row, Severity};
 use crate::model::time::{Now, UnixMillis};
 use crate::report;
 use crate::rules::{Book, Found, Moment, Notice, RuleSet, STORM_GROUP, Step, Templates};
@@ -183,7 +183,7 @@ impl Alerting {
         self.write(store, now.wall, &step, &mails)?;
         let failed = found.into_iter().filter_map(|found| Some((found.rule, found.rows.err()?))).collect();
         let report = TickReport {
-            firing: book.firing().count(),
+            firing: book.firing().filter(|alert| alert.severity != Severity::Info).count(),
             pending: book.pending().count(),
             mails: mails.into_iter().map(|mail| mail.subject).collect(),
             failed,

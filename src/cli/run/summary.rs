@@ -7,7 +7,7 @@ use crate::config::{Config, Transport};
 use crate::model::facts::RunFacts;
 use crate::model::run::RunState;
 use crate::report::gates::Evidence;
-use crate::report::{gates, html};
+use crate::report::{gates, html, words};
 use crate::supervisor::Summary;
 use crate::supervisor::core::CanaryState;
 use crate::supervisor::watch::{Look, duration, megabytes, signed_megabytes};
@@ -118,7 +118,11 @@ fn series_table(looks: &[Look], config: &Config) -> Table {
 fn work(out: &mut String, facts: &RunFacts) {
     let work = &facts.throughput;
     let rate = work.tokens_per_s.map_or(String::new(), |rate| format!(" ({rate:.1} tokens/s)"));
-    let _ = writeln!(out, "{} tokens in {} requests{rate}.", work.tokens, work.requests);
+    let failed = words::requests_failed(facts).map_or(String::new(), |failed| format!(" {failed}."));
+    let _ = writeln!(out, "{} tokens in {} requests{rate}.{failed}", work.tokens, work.requests);
+    if facts.empty_outputs > 0 {
+        let _ = writeln!(out, "Answers came without a single token; each that was told of counts as a mismatch above.");
+    }
     for latency in &facts.latencies {
         let _ = writeln!(
             out,
@@ -174,6 +178,7 @@ fn json(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Opti
         "crashes": ended.crashes,
         "hangs": ended.hangs,
         "golden_mismatches": ended.mismatches,
+        "requests_failed": facts.map(|facts| facts.throughput.failures),
         "alerts_fired": ended.alerts_fired,
         "throughput_tokens_per_s": facts.and_then(|facts| facts.throughput.tokens_per_s),
         "database": config.run.database,
