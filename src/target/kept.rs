@@ -191,7 +191,9 @@ fn find(program: &str) -> Result<PathBuf, String> {
         true => vec![PathBuf::from(program)],
         false => std::env::split_paths(&folders).map(|folder| folder.join(program)).collect(),
     };
-    let files = || places.iter().filter_map(|path| Some((path, std::fs::metadata(path).ok().filter(|m| m.is_file())?)));
+    let files = || {
+        places.iter().filter_map(|path| Some((path, std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?)))
+    };
     if let Some((path, _)) = files().find(|(_, metadata)| metadata.permissions().mode() & 0o111 != 0) {
         return Ok(path.clone());
     }

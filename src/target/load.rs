@@ -306,7 +306,7 @@ impl Job {
         let output = output
             .map_err(|_| format!("the load command did not end within {} s and was killed", patience.as_secs()))?
             .map_err(|error| format!("sh: {error}"))?;
-        answer_of(output)
+        answer_of(&output)
     }
 
     async fn ask(&self, client: &Client, style: Style, prompt: u32, started_us: i64) -> Result<Answer, String> {
@@ -467,7 +467,7 @@ impl Stats {
 }
 
 /// What a load command answered.
-fn answer_of(output: std::process::Output) -> Result<Answer, String> {
+fn answer_of(output: &std::process::Output) -> Result<Answer, String> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let last: String = said.lines().last().unwrap_or("").chars().take(200).collect();
