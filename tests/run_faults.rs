@@ -282,7 +282,7 @@ fn a_second_supervisor_on_the_same_database_is_refused() {
 
 #[test]
 fn a_run_serves_its_time_and_says_where_everything_lies() {
-    let mut soak = Soak::start(&["--duration", "4s"]);
+    let mut soak = Soak::start(&["--duration", "10s"]);
     assert!([0, 3].contains(&soak.wait()), "a clean short run passes or says that it cannot tell: {}", soak.said());
     let said = soak.said();
     for place in ["Verdict: ", "soak.db", "soak-run-1.html", "mail/", "worker-0.anon_swap", "Latency of a token"] {

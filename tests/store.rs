@@ -234,15 +234,24 @@ fn a_full_disk_sheds_samples_before_events_and_recovers_a_hundred_times() {
             }
         }
         disk.make_room();
-        at += 1_000;
-        store.append(&batch(worker, at)).unwrap_or_else(|error| panic!("round {round}: no recovery: {error}"));
+        // There is room when the last handle on the filler is gone: a child that another test is just starting may have a copy
+        // of it until it becomes another program.
+        let recovered = (0..500).find_map(|_| {
+            at += 1_000;
+            let kept = store.append(&batch(worker, at)).ok();
+            kept.or_else(|| {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                None
+            })
+        });
+        assert!(recovered.is_some(), "round {round}: no recovery");
         stored += 1;
         assert!(round > 0 || shed <= 60);
     }
     drop(store);
     assert_eq!(count(&path, "SELECT count(*) FROM event WHERE kind = 'note'"), events);
     assert_eq!(count(&path, "SELECT count(*) FROM process_sample"), stored);
-    println!("100 full disks: {events} events kept, {stored} samples stored, {} shed", 6_100 - stored);
+    println!("100 full disks: {events} events kept, {stored} samples stored, {} shed", (at - START) / 1_000 - stored);
     Store::open(&path, Mode::Write).expect("sound");
 }
 
