@@ -3,7 +3,7 @@
 
 mod aim;
 
-use aim::{Stranger, events, free_port, rows, soak, stand_in};
+use aim::{Stranger, events, free_port, rows, soak, soak_with, stand_in};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -87,6 +87,20 @@ fn a_tree_is_whole_though_its_root_begins_another_program_and_a_daemon_forks_awa
     let left = Command::new("sh").args(["-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).output().expect("a list");
     let left = String::from_utf8_lossy(&left.stdout).into_owned();
     assert!(!left.contains("sleep 311 ") && !left.contains("sleep 312 "), "all of it ends with the run");
+}
+
+/// Between two requests that are due a minute apart a server owes nobody an answer. It used to be killed as hung.
+#[test]
+fn a_server_that_is_asked_rarely_is_not_hung_in_between() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (port, server) = (free_port(), stand_in());
+    let load = format!("openai:http://127.0.0.1:{port}/v1");
+    let config = "stall = \"2s\"\n[worker]\nhang_after = \"5s\"\n";
+    let args = ["--duration", "16s", "--rate", "0.05", "--load", &load];
+    let out = soak_with(dir.path(), config, &args, &[server.to_str().expect("text"), &port.to_string()]);
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(rows(dir.path(), "SELECT max(requests) FROM work_sample")[0][0], 1, "one in twenty seconds");
+    assert_eq!(events(dir.path(), "worker_hang"), Vec::<String>::new());
 }
 
 #[test]

@@ -68,6 +68,7 @@ fn a_process_that_exits_while_it_is_watched_ends_the_run() {
     assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
     let crashes = events(dir.path(), "worker_crash");
     assert!(crashes.len() == 1 && crashes[0].contains(&format!("process {pid} is gone")), "{crashes:?}");
+    assert!(!crashes[0].contains("started again"), "nobody can: {crashes:?}");
 }
 
 /// A run of so many seconds of the stand-in with a fault that sets in after five requests.

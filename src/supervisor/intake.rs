@@ -436,10 +436,11 @@ impl Core {
     }
 
     fn take_loaded(&mut self, id: ChildId, life: Life, loaded: &Loaded, now: Now) {
-        let summary = format!(
-            "{id} loaded {} on {} in {} ms: {}; {}",
-            loaded.model, loaded.backend, loaded.took_ms, loaded.shape, loaded.types
-        );
+        let Loaded { model, backend, took_ms, shape, types, .. } = loaded;
+        let summary = match backend.as_str() {
+            "none" => format!("{id} is {model}, ready after {took_ms} ms: {shape}; {types}"), // a target
+            _ => format!("{id} loaded {model} on {backend} in {took_ms} ms: {shape}; {types}"),
+        };
         let detail = serde_json::to_value(loaded).unwrap_or_default();
         self.note_worker(life, now, EventKind::ProcessStarted, EventSeverity::Info, summary, detail);
         if let Some(why) = &loaded.fallback {

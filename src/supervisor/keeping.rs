@@ -120,8 +120,9 @@ impl Core {
                 let child = &self.children[index];
                 let gone =
                     self.config.target.pid.is_some() && child.id.role == Role::Worker && child.complaint.is_some();
-                self.ended(index, reason, restart_in_ms, words, now);
-                if gone && self.phase == Phase::Soaking {
+                let gone = gone && self.phase == Phase::Soaking;
+                self.ended(index, reason, restart_in_ms.filter(|_| !gone), words, now);
+                if gone {
                     self.step_run(RunEvent::WorkerGivenUp, now, out);
                 }
             }

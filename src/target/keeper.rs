@@ -255,8 +255,11 @@ impl Keeper {
     }
 
     fn beat(&mut self, job: &Job, alive: u64) {
+        let is_idle = job.is_idle();
         let (messages, progress, reading) = {
             let mut stats = job.stats.borrow_mut();
+            // Or a rate below one in worker.hang_after would make a hang of every pause.
+            stats.progress += u64::from(is_idle);
             (std::mem::take(&mut stats.messages), stats.progress, stats.reading)
         };
         for message in messages {
@@ -289,7 +292,7 @@ fn loaded(target: &TargetPlan, model: &str, took_ms: i64) -> Loaded {
         weight_bytes: 0,
         weight_bytes_per_token: 0,
         types: format!("load {}", target.load),
-        shape: format!("serves {model}"),
+        shape: if target.load == "none" { "it is only watched".to_owned() } else { format!("serves {model}") },
         took_ms,
     }
 }

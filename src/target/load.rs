@@ -251,6 +251,12 @@ impl Job {
         }
     }
 
+    /// Nothing is asked that has no answer yet, and nothing is due: only time goes on. A server that is down is not idle.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.target.rate_per_s.is_some() && self.in_flight.get() == 0 && !self.is_down()
+    }
+
     fn is_down(&self) -> bool {
         self.stats.borrow().failures_in_a_row >= DOWN_AFTER
     }

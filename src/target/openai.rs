@@ -92,7 +92,9 @@ fn read(line: &str) -> Result<Vec<Said>, String> {
     }
     let mut said = Vec::new();
     let choice = &value["choices"][0];
-    let text = [&choice["text"], &choice["delta"]["content"], &choice["delta"]["reasoning_content"]];
+    let delta = &choice["delta"];
+    // Models that think aloud first do so under one of two names.
+    let text = [&choice["text"], &delta["content"], &delta["reasoning_content"], &delta["reasoning"]];
     if let Some(text) = text.iter().filter_map(|t| t.as_str()).find(|t| !t.is_empty()) {
         said.push(Said::Token(text.to_owned()));
     }
@@ -111,6 +113,8 @@ mod tests {
     #[test]
     fn both_styles_errors_and_the_end() {
         let stream = "data: {\"choices\":[{\"text\":\"a\"}]}\r\n\r\n: comment\ndata: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\n\n\
+                      data: {\"choices\":[{\"delta\":{\"content\":null,\"reasoning_content\":\"c\"}}]}\n\
+                      data: {\"choices\":[{\"delta\":{\"content\":\"\",\"reasoning\":\"d\"}}]}\n\
                       data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\
                       data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\
                       data: {\"error\":{\"message\":\"out of memory\"}}\ndata: [DONE]\n";
@@ -123,6 +127,8 @@ mod tests {
                 [
                     Said::Token("a".into()),
                     Said::Token("b".into()),
+                    Said::Token("c".into()),
+                    Said::Token("d".into()),
                     Said::Usage { prompt: 3, answer: 2 },
                     Said::Error("out of memory".into()),
                     Said::Done
