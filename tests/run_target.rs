@@ -99,7 +99,8 @@ fn a_server_that_is_asked_rarely_is_not_hung_in_between() {
     let args = ["--duration", "16s", "--rate", "0.05", "--load", &load];
     let out = soak_with(dir.path(), config, &args, &[server.to_str().expect("text"), &port.to_string()]);
     assert!(matches!(out.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&out.stderr));
-    assert_eq!(rows(dir.path(), "SELECT max(requests) FROM work_sample")[0][0], 1, "one in twenty seconds");
+    let asked = rows(dir.path(), "SELECT max(requests) FROM work_sample")[0][0].as_i64();
+    assert!(matches!(asked, Some(1 | 2)), "one in twenty seconds: {asked:?}"); // a busy machine may take longer over the run
     assert_eq!(events(dir.path(), "worker_hang"), Vec::<String>::new());
 }
 
