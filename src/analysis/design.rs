@@ -58,6 +58,31 @@ pub struct Incarnation {
     m: Vec<f64>,
 }
 
+/// A step, or a level that comes and goes: its size, and at which blocks it turns on and off.
+struct Turning {
+    size: f64,
+    turns: Vec<usize>,
+    on: bool,
+}
+
+/// The steps that these sums are made of, those that turned last at the end.
+fn steps_of(stepped: &[f64]) -> Vec<Turning> {
+    // One that is taken back, or comes again, is of the very same size but for rounding.
+    const SAME: f64 = 1e-9;
+    let mut steps: Vec<Turning> = Vec::new();
+    for i in 1..stepped.len() {
+        let size = stepped[i] - stepped[i - 1];
+        if size.abs() < SAME {
+            continue;
+        }
+        let at = steps.iter().position(|s| (s.size.abs() - size.abs()).abs() < SAME);
+        let mut step = at.map_or(Turning { size, turns: Vec::new(), on: false }, |at| steps.remove(at));
+        step.turns.push(i);
+        steps.push(step);
+    }
+    steps
+}
+
 /// See the module.
 pub struct Design {
     /// All incarnations that have blocks.
@@ -71,19 +96,29 @@ pub struct Design {
     noise: f64,
     blocks: f64,
     ln_s: f64,
+    has_extra: bool,
 }
 
-/// Standard deviation of a start beside the claimed ones, tolerances.
-const START_SD: f64 = 4.0;
+/// A column beside those of the claim: its shape by time (hours) in one incarnation, counted from the first, or in all of them from the
+/// beginning of each; and the standard deviation of its prior, tolerances.
+#[derive(Clone, Copy)]
+pub struct Extra<'a> {
+    /// Time, hours: since the beginning of the incarnation, or, in one alone, of the run.
+    pub shape: &'a dyn Fn(f64) -> f64,
+    /// In which; `None` for all.
+    pub incarnation: Option<usize>,
+    /// See above.
+    pub sd: f64,
+}
 
 impl Design {
-    /// Of these blocks, of which the steps have added `stepped` by then; `start_h` is the time constant of one more start, if there is one;
+    /// Of these blocks, of which the steps have added `stepped` by then; `extra` one more column, if there is one;
     /// `grown` what the claim says has leaked by a block.
     pub fn new(
         blocks: &[Block],
         stepped: &[f64],
         claim: &Claim,
-        start_h: Option<f64>,
+        extra: Option<Extra>,
         horizon_h: f64,
         grown: &dyn Fn(&Block) -> f64,
     ) -> Self {
@@ -91,7 +126,7 @@ impl Design {
         let mut own_ridge = [square(prior::STEP); OWN];
         own_ridge[0] = square(prior::LEVEL);
         own_ridge[1..3].fill(square(prior::of_start(0)));
-        own_ridge[3] = square(START_SD);
+        own_ridge[3] = square(extra.map_or(1.0, |e| e.sd));
         // A column that takes no part has a ridge that lets nothing through.
         let day = |sd: f64| if claim.day { square(sd) } else { 1e30 };
         let day_ridge = [day(prior::DAY), day(prior::DAY), day(prior::HALF_DAY), day(prior::HALF_DAY)];
@@ -104,10 +139,11 @@ impl Design {
             noise: claim.noise,
             blocks: blocks.len() as f64,
             ln_s: 0.0,
+            has_extra: extra.is_some(),
         };
         let mut at = 0;
         for group in blocks.chunk_by(|a, b| a.segment == b.segment) {
-            design.add(group, &stepped[at..at + group.len()], claim, start_h, horizon_h, grown);
+            design.add(group, &stepped[at..at + group.len()], claim, extra, horizon_h, grown);
             at += group.len();
             if let Some(next) = blocks.get(at)
                 && let Some(last) = design.incarnations.last_mut()
@@ -124,17 +160,14 @@ impl Design {
         group: &[Block],
         stepped: &[f64],
         claim: &Claim,
-        start_h: Option<f64>,
+        extra: Option<Extra>,
         horizon_h: f64,
         grown: &dyn Fn(&Block) -> f64,
     ) {
         let kinds = pair(claim.warm).unwrap_or([claim.warm, WARM]);
         let from_h = group[0].from_h;
-        let mut jumps: Vec<usize> = (1..group.len()).filter(|i| stepped[*i] != stepped[*i - 1]).collect();
-        let fixed = jumps.len().saturating_sub(STEPS);
-        let taken_out = fixed.checked_sub(1).map(|last| stepped[jumps[last]]);
-        jumps.drain(..fixed);
-        let first = jumps.first().copied().unwrap_or(usize::MAX);
+        let mut steps = steps_of(stepped);
+        let fixed = steps.len().saturating_sub(STEPS);
         let mut whitener = Whitener::new(claim.kind);
         let mut mean = [0.0; N];
         let mut m = vec![0.0; N * N];
@@ -144,10 +177,16 @@ impl Design {
             let warm = |k: usize| if k < WARM { warm_shape(k, since_h) } else { 0.0 };
             let mut row = [0.0; N];
             row[..3].copy_from_slice(&[1.0, warm(kinds[0]), warm(kinds[1])]);
-            row[3] = start_h.map_or(0.0, |tau| 1.0 - (-since_h / tau).exp());
-            for (c, jump) in jumps.iter().enumerate() {
-                row[4 + c] = f64::from(u8::from(i >= *jump));
+            row[3] = extra.map_or(0.0, |e| match e.incarnation {
+                None => (e.shape)(since_h),
+                Some(i) if i == self.incarnations.len() => (e.shape)(b.t_h),
+                Some(_) => 0.0,
+            });
+            steps.iter_mut().for_each(|step| step.on ^= step.turns.contains(&i));
+            for (c, step) in steps[fixed..].iter().enumerate() {
+                row[4 + c] = f64::from(u8::from(step.on));
             }
+            let taken_out: f64 = steps[..fixed].iter().filter(|s| s.on).map(|s| s.size).sum();
             if claim.day {
                 for harmonic in 0..2 {
                     let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();
@@ -156,7 +195,7 @@ impl Design {
             }
             row[OWN + DAY] = grown(b) / claim.drift;
             row[OWN + DAY + 1] = b.t_h / horizon_h;
-            row[Y] = b.y - taken_out.map_or(0.0, |out| if i < first { stepped[i] } else { out });
+            row[Y] = b.y - taken_out;
             let white = (10.0 / f64::from(b.ticks.clamp(1, 10))).sqrt();
             let gains = whitener.advance(b.t_h, since_h, white);
             self.ln_s += gains.ln_s;
@@ -178,6 +217,11 @@ impl Design {
         }
         let until_h = group[group.len() - 1].t_h;
         self.incarnations.push(Incarnation { from_h, until_h, rows, m });
+    }
+
+    /// Whether the design has no extra column.
+    pub fn extra_is_free(&self) -> bool {
+        !self.has_extra
     }
 
     /// Ridge of a prior standard deviation.

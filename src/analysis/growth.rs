@@ -59,6 +59,8 @@ pub enum Shown {
 const KEPT: usize = 640;
 /// Share of the claimed growth that the series must show ...
 const SHOWN: f64 = 0.4;
+/// ... at the end of the horizon ...
+const SHOWN_AT_THE_END: f64 = 0.3;
 /// ... and its later part by itself.
 const SHOWN_LATELY: f64 = 0.35;
 /// ... where it set in during the run: a late warm-up looks like a late leak until it bends.
@@ -75,20 +77,32 @@ const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
 /// (twice the logarithm).
 const BENT_H: f64 = 7.0;
 const STRAIGHTER: f64 = 2.0;
+/// ... or its odds be so much higher.
+const ODDS_BENT: f64 = 10.0;
 /// By how much a leak must be likelier than all that rises like one and is none (natural logarithm) ...
-const ODDS: f64 = 5.0;
+const ODDS: f64 = 4.0;
 /// ... and after a day and a half, when what bends has bent and a second day is over.
-const ODDS_LATER: f64 = 3.5;
+const ODDS_LATER: f64 = 2.5;
+/// ... at the end of the horizon, when no more looks are to come than two or three, ...
+const ODDS_AT_THE_END: f64 = 0.5;
 /// ... and of a leak in shifts: it was looked for in many places.
 const ODDS_OF_SHIFTS: f64 = 8.0;
+const ODDS_OF_SHIFTS_AT_THE_END: f64 = 4.0;
 /// What gains more than so much an hour (65 MB, in tolerances) from the start on may be a cache that fills, for so long, hours, and until it is
 /// larger than any usual cache.
 const FILL_RATE: f64 = 1.3;
 const FILLS_H: f64 = 2.3;
+/// What began to grow with the run may be the edge of a working day, for so long, hours, and until it is larger than any day (82 MB): then
+/// the odds must be higher.
+const EDGE_H: f64 = 3.5;
+const EDGE_MOST: f64 = 1.65;
+const ODDS_IN_EDGE: f64 = 8.5;
 /// For so long what is said to shrink must lie below where it began, hours.
 const FALLEN_H: f64 = 12.0;
 /// ... and by more than the evening of a busy day, tolerances (90 MB).
 const EVENING: f64 = 1.8;
+/// Of what incarnations are said to have lost, their falls from the highest of each must show such a share.
+const FALLEN_BETWEEN: f64 = 0.3;
 /// Within so many hours ...
 const STEEP_H: f64 = 1.0;
 /// ... more than any usual start takes, tolerances (325 MB).
@@ -97,6 +111,11 @@ const STEEP: f64 = 6.5;
 const AFTER_RESTART_H: f64 = 6.0;
 /// A day and a half: what a day cycle needs to be told from growth.
 const DAY_KNOWN_H: f64 = 36.0;
+
+/// The looks about the end of the horizon decide, with all the data that there will be: what doubt is left then is what is left for good.
+pub fn final_look(now_h: f64, horizon_h: f64) -> bool {
+    (0.96..1.02).contains(&(now_h / horizon_h))
+}
 
 /// The blocks of the run, thinned to a bounded number: the older, the thinner.
 #[derive(Debug, Clone)]
@@ -147,6 +166,32 @@ impl Kept {
         claim.rate > 0.0 || first.segment != last.segment || last.y - first.y < 0.4 * grown(claim, last)
     }
 
+    /// How far the series lies below the highest that it was, tolerances.
+    fn fallen(&self) -> f64 {
+        let Some(last) = self.blocks.last() else { return 0.0 };
+        self.blocks.iter().map(|b| b.y).fold(last.y, f64::max) - last.y
+    }
+
+    /// The same across restarts: each incarnation must end below its highest, all of them together by a part of what they are said to have
+    /// lost. Warm-ups of a shape that is not quite the model's could hide anything.
+    fn has_fallen_between(&self, claim: &Claim) -> bool {
+        if claim.rate > 0.0 || claim.by_requests {
+            return true;
+        }
+        let runs = segments(&self.blocks);
+        if runs.len() < 2 {
+            return true;
+        }
+        let (mut fallen, mut said) = (0.0, 0.0);
+        for run in runs {
+            let (first, last) = (&self.blocks[run.start], &self.blocks[run.end - 1]);
+            let highest = self.blocks[run.clone()].iter().map(|b| b.y).fold(last.y, f64::max);
+            fallen += highest - last.y;
+            said += grown(claim, first) - grown(claim, last);
+        }
+        fallen > FALLEN_BETWEEN * said
+    }
+
     /// How much likelier the claim is than its rivals.
     pub fn ln_odds(&self, claim: &Claim, horizon_h: f64) -> f64 {
         let own = claim.shift.map(|shift| shift.steps_outside(&self.blocks, &self.stepped));
@@ -171,17 +216,11 @@ impl Kept {
         let gone = claim.sure * grown(claim, last).abs();
         // What gains hundreds of megabytes within the hour is not waited for until it bends.
         let steep = age_h < STEEP_H && gone > STEEP;
-        if age_h < FALLEN_H && !self.has_fallen(claim) {
+        if age_h < FALLEN_H && !self.has_fallen(claim) || !self.has_fallen_between(claim) {
             return Shown::No;
         }
-        if !late && age_h < BENT_H && !steep {
-            let grown = |b: &Block| grown(claim, b);
-            if straighter(&self.blocks, &self.stepped, claim, horizon_h, &grown) < STRAIGHTER {
-                return Shown::No;
-            }
-        }
         let so_far = grown(claim, last).abs();
-        if claim.rate < 0.0 && age_h < FALLEN_H && so_far < EVENING {
+        if claim.rate < 0.0 && age_h < FALLEN_H && so_far.min(self.fallen()) < EVENING {
             return Shown::No;
         }
         if !late && age_h < FILLS_H && so_far > FILL_RATE * age_h && so_far < STEEP {
@@ -189,6 +228,7 @@ impl Kept {
         }
         // A day that has not come round can be made to hide that nothing grows any more.
         let days: &[bool] = if claim.day && age_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
+        let at_the_end = final_look(last.t_h, horizon_h);
         let mut as_claimed = true;
         let shown = days.iter().enumerate().all(|(i, day)| {
             let shares = self.shares(&Claim { day: *day, ..*claim });
@@ -196,17 +236,29 @@ impl Kept {
             let (least, last) =
                 if late { (SHOWN_LATE_ONSET, SHOWN_LAST_LATE_ONSET) } else { (SHOWN_LATELY, SHOWN_LAST) };
             as_claimed &= i > 0 || shares.is_some_and(|s| AS_CLAIMED.contains(&s.whole));
-            shares.is_some_and(|s| s.whole.abs() > SHOWN && s.lately > least && s.last > last)
+            let whole = if at_the_end { SHOWN_AT_THE_END } else { SHOWN };
+            shares.is_some_and(|s| s.whole.abs() > whole && s.lately > least && s.last > last)
         });
-        // What else it might be is asked last: that costs more than all before.
-        let enough = match claim.shift {
-            Some(_) => ODDS_OF_SHIFTS,
-            None if last.t_h < DAY_KNOWN_H => ODDS,
-            None => ODDS_LATER,
-        };
         if !shown {
             return Shown::No;
         }
+        // What else it might be is asked last: that costs more than all before.
+        let enough = match claim.shift {
+            Some(_) if at_the_end => ODDS_OF_SHIFTS_AT_THE_END,
+            Some(_) => ODDS_OF_SHIFTS,
+            // A rival is no larger than so much: beyond that only what is straight is no start.
+            None if !late && age_h < BENT_H && !steep && !self.straight(claim, horizon_h) => {
+                if so_far < STEEP {
+                    ODDS_BENT
+                } else {
+                    f64::INFINITY
+                }
+            }
+            None if !late && age_h < EDGE_H && so_far < EDGE_MOST => ODDS_IN_EDGE,
+            None if at_the_end => ODDS_AT_THE_END,
+            None if last.t_h < DAY_KNOWN_H => ODDS,
+            None => ODDS_LATER,
+        };
         if self.ln_odds(claim, horizon_h) < enough {
             return if stepped { Shown::Stepped } else { Shown::No };
         }
@@ -215,6 +267,11 @@ impl Kept {
             true if gone > GONE => Shown::ToleranceGone,
             _ => Shown::Yes,
         }
+    }
+
+    /// Whether it is straighter than any second warm-up.
+    fn straight(&self, claim: &Claim, horizon_h: f64) -> bool {
+        straighter(&self.blocks, &self.stepped, claim, horizon_h, &|b: &Block| grown(claim, b)) >= STRAIGHTER
     }
 
     /// Whether the claimed growth is missing from the later part of the run.

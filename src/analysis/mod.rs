@@ -198,8 +198,10 @@ impl Detector {
             self.evident = None;
             return false;
         }
+        let last = self.fine.at_the_end();
         let left = match self.fine.shown() {
             Shown::No => 0.0,
+            Shown::Stepped if last => DOUBT_GONE,
             Shown::Stepped => DOUBT_STEPPED,
             Shown::Steep => DOUBT_GONE_YOUNG,
             Shown::ToleranceGone if now_h > YOUNG_H => DOUBT_GONE,
@@ -221,6 +223,9 @@ impl Detector {
             _ => now_h,
         };
         self.evident = Some((since, side));
+        if last {
+            return true;
+        }
         // What is beyond doubt need not stand as long.
         let stands_h = if doubt < BEYOND_DOUBT { STANDS_BEYOND_DOUBT_H } else { STANDS_H };
         now_h - since >= stands_h.max(STANDS_SHARE * now_h)
@@ -249,6 +254,8 @@ const YOUNG_H: f64 = 7.0;
 const FIRST_H: f64 = 1.0;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.
 const LIKELY: f64 = 0.85;
+/// ... and at the end of the horizon, when it is not to be had any surer.
+const LIKELY_AT_THE_END: f64 = 0.5;
 /// Hours for which the evidence must stand before the alarm rings ...
 const STANDS_H: f64 = 0.1;
 /// ... or, where the doubt is less than this ...
@@ -264,10 +271,11 @@ fn doubt(t: &Track) -> (f64, f64) {
         return (0.0, 1.0);
     }
     let steps = t.stepping();
+    let likely = if t.at_the_end() { LIKELY_AT_THE_END } else { LIKELY };
     for side in [1.0, -1.0] {
         let half = beyond(t, &steps, 0.5 * side);
         if half > 0.5 {
-            return (side, if beyond(t, &steps, side) > LIKELY { 1.0 - half } else { 1.0 });
+            return (side, if beyond(t, &steps, side) > likely { 1.0 - half } else { 1.0 });
         }
     }
     (0.0, 1.0)

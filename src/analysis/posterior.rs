@@ -126,7 +126,7 @@ fn under_noise(
 ) -> f64 {
     let f = &r.filters[noise];
     let variance = r.variance[noise];
-    let mut common: Vec<usize> = (0..=r.steps_h.len()).collect();
+    let mut common: Vec<usize> = (0..=r.steps.len()).collect();
     let mut ridge = r.ridges_of_segment(variance);
     let square = |sd: f64| variance / (sd * sd);
     // The day's columns come last, so that it can be left out by not going on.

@@ -30,6 +30,19 @@ pub mod prior {
     }
 }
 
+/// A step in the present segment. One that a later step takes back, and that comes again, is a level that comes and goes: all its times
+/// share one coefficient, so that what lies before and after them can be compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Size when it was first seen, tolerances; `NaN` if it is not known.
+    pub size: f64,
+    /// Whether it is part of the level now.
+    pub on: bool,
+}
+
+/// Two steps are of the same size, or one takes the other back, if they differ by less than this share.
+const SAME: f64 = 0.2;
+
 /// The whole regression of one series.
 #[derive(Debug, Clone)]
 pub struct Regression {
@@ -43,8 +56,8 @@ pub struct Regression {
     pub refresh_in: u32,
     /// Onsets on the grid, hours.
     pub onsets_h: Vec<f64>,
-    /// Steps that are free in the present segment: start (hours).
-    pub steps_h: Vec<f64>,
+    /// Steps that are free in the present segment.
+    pub steps: Vec<Step>,
     /// All blocks used.
     pub blocks: u64,
     /// True once a segment has ended.
@@ -69,7 +82,7 @@ impl Regression {
             refresh_in: 0,
             filters,
             onsets_h: vec![0.0],
-            steps_h: Vec::new(),
+            steps: Vec::new(),
             blocks: 0,
             restarted: false,
             requests: None,
@@ -89,8 +102,8 @@ impl Regression {
         self.advance_onsets(b.t_h);
         let mut values = [0.0; COLUMNS];
         values[0] = 1.0;
-        for (i, at) in self.steps_h.iter().enumerate() {
-            values[STEP_0 + i] = f64::from(u8::from(b.t_h >= *at));
+        for (i, step) in self.steps.iter().enumerate() {
+            values[STEP_0 + i] = f64::from(u8::from(step.on));
         }
         for harmonic in 0..2 {
             let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();
@@ -109,7 +122,7 @@ impl Regression {
             values[REQ] = r / Self::REQUEST_UNIT;
         }
         values[Y] = b.y - self.shift;
-        let (steps, onsets) = (self.steps_h.len(), self.onsets_h.len());
+        let (steps, onsets) = (self.steps.len(), self.onsets_h.len());
         let white = (10.0 / f64::from(b.ticks.clamp(1, 10))).sqrt();
         for f in &mut self.filters {
             f.push(b.t_h, in_segment, white, &values, steps, onsets);
@@ -118,24 +131,35 @@ impl Regression {
         self.now_h = b.t_h;
     }
 
-    /// A lasting jump at `t_h`: from here on the level has another free coefficient.
-    pub fn step(&mut self, t_h: f64) {
+    /// A lasting jump: from here on the level has another free coefficient, unless an earlier jump is taken back or comes again. Returns
+    /// by how much the level is said to change.
+    pub fn step(&mut self, size: f64) -> f64 {
         self.refresh_in = 0;
-        if self.steps_h.len() == STEPS {
+        let same = |a: f64, b: f64| (a - b).abs() < SAME * a.abs();
+        if let Some(back) = self.steps.iter_mut().rev().find(|s| s.on && same(s.size, -size)) {
+            back.on = false;
+            return -back.size;
+        }
+        if let Some(again) = self.steps.iter_mut().rev().find(|s| !s.on && same(s.size, size)) {
+            again.on = true;
+            return again.size;
+        }
+        if self.steps.len() == STEPS {
             self.fix_oldest_step();
         }
-        self.steps_h.push(t_h);
+        self.steps.push(Step { size, on: true });
+        size
     }
 
     /// A new incarnation at `t_h`: levels, steps and warm-ups end, what they say of the shared columns is kept.
     pub fn restart(&mut self, t_h: f64) {
         self.refresh_in = 0;
-        let steps = self.steps_h.len();
+        let steps = self.steps.len();
         for (f, variance) in self.filters.iter_mut().zip(&self.variance) {
             close_segment(f, *variance, steps);
         }
         self.restarted = true;
-        self.steps_h.clear();
+        self.steps.clear();
         self.segment_start_h = t_h;
         self.shift = 0.0;
     }
@@ -148,7 +172,7 @@ impl Regression {
     /// Standard deviations of the priors of the common columns: steps, then level.
     pub fn ridges_of_segment(&self, variance: f64) -> Vec<f64> {
         let mut out = vec![variance / (prior::LEVEL * prior::LEVEL)];
-        out.resize(1 + self.steps_h.len(), variance / (prior::STEP * prior::STEP));
+        out.resize(1 + self.steps.len(), variance / (prior::STEP * prior::STEP));
         out
     }
 
@@ -193,13 +217,14 @@ impl Regression {
                 f.move_column(STEP_0 + i, STEP_0 + i - 1);
             }
         }
-        self.shift += size;
-        self.steps_h.remove(0);
+        if self.steps.remove(0).on {
+            self.shift += size;
+        }
     }
 
     /// Sizes of the free steps in tolerances, estimated with levels and steps alone under middling noise.
     pub fn step_sizes(&self) -> Vec<f64> {
-        let n = self.steps_h.len() + 1;
+        let n = self.steps.len() + 1;
         let f = &self.filters[self.filters.len() / 3];
         // Back substitution by eliminating towards each step in turn: n is at most 13.
         (1..n)
@@ -277,4 +302,19 @@ fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
         f.clear_column(c);
     }
     f.restart();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_comes_and_goes_has_one_coefficient() {
+        let mut r = Regression::new(48.0, super::super::bank::few_noises());
+        assert_eq!([r.step(0.8), r.step(-0.9), r.step(0.75), r.step(-0.8)], [0.8, -0.8, 0.8, -0.8]);
+        assert_eq!(r.steps.len(), 1);
+        // Half as large is another.
+        assert_eq!([r.step(0.4), r.step(0.8), r.step(-0.78)], [0.4, 0.8, -0.8]);
+        assert_eq!(r.steps.iter().map(|s| s.on).collect::<Vec<_>>(), [false, true]);
+    }
 }

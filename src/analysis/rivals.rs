@@ -7,10 +7,11 @@
 
 use super::bank::pair;
 use super::beliefs::{
-    P_ARENAS, P_BUSY_DAY, P_EDGE, P_FROM_START, P_LEAK, P_SECOND_START, P_SHIFTS, P_SLOW, TOLERATED_SD, odds_of_sign,
+    P_ARENAS, P_BUSY_DAY, P_EDGE, P_FROM_START, P_LEAK, P_RAMP, P_SECOND_START, P_SHIFTS, P_SLOW, TOLERATED_SD,
+    odds_of_sign,
 };
 use super::blocks::Block;
-use super::design::{Column, Design, Incarnation, Products};
+use super::design::{Column, Design, Extra, Incarnation, Products};
 use super::growth::Claim;
 use super::shifts::Shift;
 use super::special::normal_above;
@@ -24,6 +25,8 @@ enum Shape {
     Day(f64),
     /// The edge of a working day, of this width, hours: the other one comes in the evening.
     Edge(f64),
+    /// The same as a straight ramp of so many hours.
+    Ramp(f64),
     /// A stretched exponential: time constant, hours, and exponent.
     Stretched(f64, f64),
     /// A logarithm with this knee, hours.
@@ -37,6 +40,7 @@ impl Shape {
             Shape::WarmUp(tau) => 1.0 - (-x / tau).exp(),
             Shape::Day(rise) => 0.5 - 0.5 * (std::f64::consts::PI * (x / rise).min(2.0)).cos(),
             Shape::Edge(width) => 1.0 / (1.0 + (-since_h / width).exp()),
+            Shape::Ramp(long) => (x / long).min(1.0),
             Shape::Stretched(tau, power) => 1.0 - (-(x / tau).powf(power)).exp(),
             Shape::Log(knee) => (1.0 + x / knee).ln(),
         }
@@ -49,6 +53,13 @@ const TAUS_H: [f64; 5] = [0.35, 0.7, 1.3, 2.2, 3.5];
 const RISES_H: [f64; 4] = [6.0, 9.0, 12.0, 15.0];
 /// Widths of edges, hours.
 const EDGES_H: [f64; 3] = [0.25, 0.5, 0.9];
+/// Lengths of ramps, hours, and what the best of them is multiplied by where it is looked for once more.
+const RAMPS_H: [f64; 4] = [1.1, 1.9, 3.0, 4.2];
+const RAMPS_BETWEEN: [f64; 3] = [0.85, 1.0, 1.18];
+/// Size of a ramp, usual and largest: one that began with the run is told from a leak by its size alone.
+const RAMP: (f64, f64) = (1.0, 1.65);
+/// Of runs, those that begin in the edge of a day.
+const AT_START: f64 = 0.25;
 /// Exponents, time constants and knees of growth that flattens.
 const POWERS: [f64; 3] = [0.45, 0.6, 0.8];
 const SLOW_TAUS_H: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
@@ -130,7 +141,14 @@ pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64,
         growths.push(Growth { column: Column::Steady, sd, prior: leak * P_FROM_START, leaks: true });
     }
     let design = Design::new(blocks, stepped, claim, None, horizon_h, grown);
-    let mut weighed = Weighed { leak: LnSum(f64::NEG_INFINITY), other: LnSum(f64::NEG_INFINITY), claim, growths };
+    let mut weighed = Weighed {
+        leak: LnSum(f64::NEG_INFINITY),
+        other: LnSum(f64::NEG_INFINITY),
+        claim,
+        growths,
+        alone: f64::NEG_INFINITY,
+        beside: None,
+    };
     weighed.alone(&design, claim.day && now_h < DAY_KNOWN_H);
     // The claim may have taken a first start for growth: then the rival is a second one.
     if !late && pair(claim.warm).is_none() && now_h < YOUNG_H {
@@ -138,12 +156,21 @@ pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64,
         weighed.rivals(&design, horizon_h, ln_share);
         for start_h in FIRST_STARTS_H {
             if weighed.odds() > 0.0 {
-                let other = Design::new(blocks, stepped, claim, Some(start_h), horizon_h, grown);
+                let shape = |since_h: f64| Shape::WarmUp(start_h).at(since_h);
+                let extra = Extra { shape: &shape, incarnation: None, sd: START.0 };
+                let other = Design::new(blocks, stepped, claim, Some(extra), horizon_h, grown);
                 weighed.rivals(&other, horizon_h, ln_share);
             }
         }
     } else {
         weighed.rivals(&design, horizon_h, 0.0);
+    }
+    // What a leak needs beside it, whatever is no leak may have beside it too.
+    if let Some(beside) = weighed.beside.filter(|b| b.gain > 0.0 && weighed.odds() > 0.0) {
+        let shape = |t_h: f64| beside.shape.at(t_h - beside.onset_h);
+        let extra = Extra { shape: &shape, incarnation: Some(beside.incarnation), sd: beside.sd };
+        let other = Design::new(blocks, stepped, claim, Some(extra), horizon_h, grown);
+        weighed.rivals(&other, horizon_h, beside.ln_prior);
     }
     if weighed.odds() > 0.0 {
         weighed.arenas(&design);
@@ -151,11 +178,27 @@ pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64,
     weighed.odds()
 }
 
+/// The rival that stands best beside a leak.
+#[derive(Debug, Clone, Copy)]
+struct Beside {
+    incarnation: usize,
+    onset_h: f64,
+    shape: Shape,
+    sd: f64,
+    ln_prior: f64,
+    /// By how much the leak is likelier with it (natural logarithm).
+    gain: f64,
+    ln: f64,
+}
+
 struct Weighed<'a> {
     leak: LnSum,
     other: LnSum,
     claim: &'a Claim,
     growths: Vec<Growth>,
+    /// Of a leak without a rival the likeliest.
+    alone: f64,
+    beside: Option<Beside>,
 }
 
 impl Weighed<'_> {
@@ -187,6 +230,9 @@ impl Weighed<'_> {
             let squares = d.squares() - y * y / pivot;
             let ln = g.prior.ln() + d.ln_likelihood(squares, (pivot / ridge).ln());
             let growth = (y / pivot * self.claim.rate.signum(), (d.variance(squares) / pivot).sqrt());
+            if g.leaks {
+                self.alone = self.alone.max(ln);
+            }
             self.add(g.leaks, ln, growth);
         }
     }
@@ -223,6 +269,7 @@ impl Weighed<'_> {
                     self.rival(d, of, onset_h + part * spacing_h, Shape::WarmUp(tau), START, ln_prior);
                 }
             }
+            self.ramps(d, of, horizon_h, ln_share);
             let share = |grid: usize| ln_share + (P_SLOW / grid as f64).ln();
             for power in POWERS {
                 for tau in SLOW_TAUS_H {
@@ -235,6 +282,35 @@ impl Weighed<'_> {
                 let ahead = ((1.0 + horizon_h / knee) / (1.0 + 0.5 * horizon_h / knee)).ln();
                 let size = (AHEAD.0 / ahead, AHEAD.1 / ahead);
                 self.rival(d, of, of.from_h, Shape::Log(knee), size, share(KNEES_H.len()));
+            }
+        }
+    }
+
+    /// Edges of working days that are straight ramps, in the last hours of an incarnation; the best is looked for once more about its place.
+    fn ramps(&mut self, d: &Design, of: &Incarnation, horizon_h: f64, ln_share: f64) {
+        let spacing_h = (of.until_h - of.from_h) / ONSETS as f64;
+        let ln_prior = ln_share + (P_RAMP * spacing_h / horizon_h / RAMPS_H.len() as f64).ln();
+        let at_start = ln_share + (P_RAMP * AT_START / RAMPS_H.len() as f64).ln();
+        let mut best = (f64::NEG_INFINITY, 0.0, 0.0);
+        for i in 0..ONSETS {
+            let onset_h = of.from_h + (i as f64 + 0.3) * spacing_h;
+            if onset_h <= of.until_h - DAY_H {
+                continue;
+            }
+            // A run that begins in an edge is part of it from its first moment on.
+            let (onset_h, ln_prior) = if of.from_h == 0.0 && i == 0 { (0.0, at_start) } else { (onset_h, ln_prior) };
+            for long_h in RAMPS_H {
+                let ln = self.rival(d, of, onset_h, Shape::Ramp(long_h), RAMP, ln_prior);
+                if ln > best.0 {
+                    best = (ln, onset_h, long_h);
+                }
+            }
+        }
+        let (_, onset_h, long_h) = best;
+        let ln_prior = ln_prior - ((BETWEEN.len() * RAMPS_BETWEEN.len()) as f64).ln();
+        for part in BETWEEN.iter().filter(|_| long_h > 0.0) {
+            for by in RAMPS_BETWEEN {
+                self.rival(d, of, onset_h + part * spacing_h, Shape::Ramp(long_h * by), RAMP, ln_prior);
             }
         }
     }
@@ -274,6 +350,10 @@ impl Weighed<'_> {
             let leaks = g.leaks;
             if !leaks {
                 without = ln;
+            } else if self.beside.is_none_or(|b| b.ln < ln) && d.extra_is_free() {
+                let gain = ln - self.alone;
+                let incarnation = d.incarnations.iter().position(|i| i.from_h == of.from_h).unwrap_or(0);
+                self.beside = Some(Beside { incarnation, onset_h, shape, sd: usual, ln_prior, gain, ln });
             }
             let sd = (d.variance(squares) / (pivot - tied * tied / (c.own + ridge))).sqrt();
             self.add(leaks, ln, (growth * sign, sd));

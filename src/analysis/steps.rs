@@ -49,10 +49,20 @@ const LEAK_SIZES: (f64, f64, usize) = (0.06, 10.0, 24);
 const ARENAS_MAX: usize = 6;
 /// By which share of the horizon arenas have all been made.
 const ARENAS_UNTIL: [f64; 5] = [0.04, 0.12, 0.25, 0.5, 0.8];
+/// Of what steps and is no leak, this share rises a few times at most, at any time: the edges of working days, of which each may be seen as
+/// several steps. How long such an edge is, hours, how many there are at most, and how large (90 MB, in tolerances).
+const EDGES: f64 = 0.1;
+const EDGE_H: f64 = 3.0;
+const EDGES_MAX: usize = 3;
+const EDGE_MOST: f64 = 1.8;
+/// The largest start that comes once, tolerances (325 MB).
+const START_MOST: f64 = 6.5;
 /// Usual sizes of arenas, tolerances: 5 to 70 MB ...
 const ARENA_SIZES: (f64, f64) = (0.1, 1.4);
 /// ... and the share of those that are of any size from 1 MB to 1 GB.
 const ARENA_ODD: f64 = 0.1;
+/// Of arenas, the share that are alike in size, as an allocator's are that come from the same settings: then the sizes say nothing.
+const ARENAS_ALIKE: f64 = 0.02;
 /// Against the common direction: probability of such a step in a leak, and otherwise.
 const AGAINST: (f64, f64) = (1e-3, 0.1);
 
@@ -71,8 +81,10 @@ pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f6
     let to_and_fro = gone_up - sum.abs() > FELL_MAX * gone_up;
     let against = (n - with.len()) as f64;
     let span = (now_h - from).max(1e-3);
-    let leak = ln_rate(with.len(), span, horizon_h) + ln_alike(&with) + against * AGAINST.0.ln();
-    let arenas = ln_arenas(&events, starts_h, from, now_h, horizon_h) + ln_odd(&with) + against * AGAINST.1.ln();
+    let leak = ln_rate(with.len(), span, horizon_h) + ln_alike(&with, LEAK_SIZES) + against * AGAINST.0.ln();
+    let times =
+        ln_weighed(ln_arenas(&events, starts_h, from, now_h, horizon_h), ln_edges(&events, span, horizon_h), EDGES);
+    let arenas = times + ln_odd(&with) + against * AGAINST.1.ln();
     let odds = if sum > 0.0 { ODDS } else { ODDS_DOWN } * (leak - arenas).clamp(-50.0, 50.0).exp();
     let scale = (horizon_h / span).max(1.0);
     let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
@@ -122,14 +134,13 @@ fn ln_rate(n: usize, span: f64, horizon_h: f64) -> f64 {
     ln_mean(terms)
 }
 
-/// Sizes of a leak's steps: log-normal about an unknown size, with an unknown spread.
-fn ln_alike(sizes: &[f64]) -> f64 {
+/// Sizes of steps that are alike: log-normal about an unknown size, with an unknown spread.
+fn ln_alike(sizes: &[f64], (low, high, count): (f64, f64, usize)) -> f64 {
     let logs: Vec<f64> = sizes.iter().map(|s| s.max(1e-6).ln()).collect();
     let n = logs.len() as f64;
     let mean = logs.iter().sum::<f64>() / n;
     let scatter: f64 = logs.iter().map(|l| (l - mean).powi(2)).sum();
     let jacobian: f64 = logs.iter().sum();
-    let (low, high, count) = LEAK_SIZES;
     let terms = LEAK_SPREADS.iter().flat_map(|spread| {
         (0..count).map(move |i| {
             let middle = low.ln() + (high / low).ln() * i as f64 / (count - 1) as f64;
@@ -150,15 +161,22 @@ fn ln_odd(sizes: &[f64]) -> f64 {
         let odd = ARENA_ODD / (s.clamp(low, 50.0) * (high / low).ln());
         if s >= ARENA_SIZES.0 && s <= ARENA_SIZES.1 { usual + odd } else { odd }
     };
-    let arenas: f64 = sizes.iter().map(|s| density(*s).ln()).sum();
+    let apart: f64 = sizes.iter().map(|s| density(*s).ln()).sum();
+    let alike = ln_alike(sizes, (ARENA_SIZES.0, ARENA_SIZES.1, LEAK_SIZES.2));
+    let arenas = ln_weighed(apart, alike, ARENAS_ALIKE);
     if sizes.windows(2).any(|pair| pair[1] >= pair[0]) {
         return arenas;
     }
     // The first is of any size, each further one anything below the last.
     let further: f64 = sizes.windows(2).map(|pair| -pair[0].ln()).sum();
     let dwindling = further - (sizes[0] * (high / low).ln()).ln();
-    let top = arenas.max(dwindling);
-    top + ((1.0 - DWINDLING) * (arenas - top).exp() + DWINDLING * (dwindling - top).exp()).ln()
+    ln_weighed(arenas, dwindling, DWINDLING)
+}
+
+/// ln of the mean of two exponentials, of which the second has the weight `share`.
+fn ln_weighed(a: f64, b: f64, share: f64) -> f64 {
+    let top = a.max(b);
+    top + ((1.0 - share) * (a - top).exp() + share * (b - top).exp()).ln()
 }
 
 /// Times of arenas: in each incarnation some number of them, uniform until some time.
@@ -172,6 +190,35 @@ fn ln_arenas(events: &[Step], starts_h: &[f64], from: f64, now_h: f64, horizon_h
         total += ln_arenas_of_one(&times, end - start, horizon_h);
     }
     total
+}
+
+/// Times of edges: few, uniform over the horizon, and each one's steps within its length.
+fn ln_edges(events: &[Step], span: f64, horizon_h: f64) -> f64 {
+    let mut edges: Vec<Step> = Vec::new();
+    for event in events {
+        match edges.last_mut() {
+            Some(edge) if event.0 <= edge.0 + EDGE_H => edge.1 += event.1,
+            _ => edges.push(*event),
+        }
+    }
+    // One of them may be a second start.
+    let mut sizes: Vec<f64> = edges.iter().map(|e| e.1.abs()).collect();
+    sizes.sort_by(|a, b| b.total_cmp(a));
+    if sizes[0] > START_MOST || sizes.get(1).is_some_and(|size| *size > EDGE_MOST) {
+        return f64::NEG_INFINITY;
+    }
+    let edges = edges.len();
+    if edges > EDGES_MAX {
+        return f64::NEG_INFINITY;
+    }
+    let ahead = 1.0 - (span / horizon_h).min(1.0);
+    let terms = (edges..=EDGES_MAX).map(|all| {
+        let ways: f64 = (0..edges).map(|k| ((all - k) as f64).ln()).sum();
+        let left = if all == edges { 0.0 } else { (all - edges) as f64 * ahead.max(1e-12).ln() };
+        ways - edges as f64 * horizon_h.ln() + left
+    });
+    let grid = EDGES_MAX as f64;
+    (terms.map(f64::exp).sum::<f64>() / grid).max(1e-300).ln() - (events.len() - edges) as f64 * EDGE_H.ln()
 }
 
 fn ln_arenas_of_one(times: &[f64], span: f64, horizon_h: f64) -> f64 {
@@ -231,5 +278,24 @@ mod tests {
         let (left, returned) = come_to_stay(buffer.to_vec());
         assert_eq!(left.len(), 1);
         assert!((returned - 1.02).abs() < 1e-9, "{returned}");
+    }
+
+    #[test]
+    fn edges_of_working_days_are_no_leak_in_steps() {
+        // One morning seen as three steps; the edges of two days; a load on three days.
+        let morning = [(40.3, 0.6), (41.6, 0.6), (42.1, 0.2)];
+        assert!(probability(&morning, 43.4) < 0.1, "{}", probability(&morning, 43.4));
+        let two_days = [(1.5, 0.5), (2.1, 0.5), (2.8, 0.3), (16.0, 1.0), (24.9, -1.0), (40.0, 1.0)];
+        assert!(probability(&two_days, 41.3) < 0.1, "{}", probability(&two_days, 41.3));
+        // As many of twice the size are no day.
+        let larger = [(1.5, 2.5), (16.0, 2.5), (28.0, 2.5), (41.0, 2.5)];
+        assert!(probability(&larger, 42.0) > 0.9, "{}", probability(&larger, 42.0));
+    }
+
+    #[test]
+    fn a_few_arenas_of_one_size_are_no_leak_yet() {
+        let arenas = [(4.1, 0.3), (4.7, 0.3), (5.5, 0.3), (7.2, 0.3)];
+        assert!(probability(&arenas, 8.0) < 0.9, "{}", probability(&arenas, 8.0));
+        assert!(probability(&arenas, 30.0) < 0.1, "{}", probability(&arenas, 30.0));
     }
 }

@@ -118,6 +118,44 @@ fn the_first_busy_day_is_no_leak() {
 }
 
 #[test]
+fn working_days_with_straight_edges_ring_once_in_twelve_at_most() {
+    // 76 MB more from ten in the morning to seven in the evening, up and down within three hours each, whatever the hour at which a run begins.
+    let day = |h: f64| ((h - 7.0) / 3.0).clamp(0.0, 1.0) - ((h - 19.0) / 3.0).clamp(0.0, 1.0);
+    let rang = (0..12).filter(|begins| {
+        let f = batch(
+            &series(48.0, 60.0, |h| 900.0 + 76.0 * day((h + 2.0 * f64::from(*begins)) % 24.0)),
+            Params::default(),
+        );
+        assert!(f.verdict != Verdict::Outside, "begins at {} h: {f:?}", 2 * begins);
+        f.alarmed
+    });
+    assert!(rang.count() <= 1);
+}
+
+#[test]
+fn what_shrinks_across_restarts_must_be_seen_to_fall() {
+    // Seven incarnations, each with a start of 245 MB: none of them ever falls.
+    let from_h = [0.0, 4.0, 20.0, 23.0, 25.0, 39.0, 43.0];
+    let points: Vec<Point> = series(48.0, 60.0, |h| {
+        let since = h - from_h.iter().rev().find(|from| h >= **from).copied().unwrap_or(0.0);
+        900.0 + 245.0 * (1.0 - (-since / 1.13_f64).exp())
+    })
+    .into_iter()
+    .map(|p| {
+        let h = (p.unix_s - START_UNIX_S) / 3600.0;
+        Point { segment: from_h.iter().filter(|from| h >= **from).count() as u32, ..p }
+    })
+    .collect();
+    let f = batch(&points, Params::default());
+    assert!(!f.alarmed && f.verdict != Verdict::Outside, "{f:?}");
+    // What does fall by 120 MB in 48 hours, as plainly as it warms up each time, is found.
+    let falling: Vec<Point> =
+        points.iter().map(|p| Point { bytes: p.bytes - 2.5e6 * (p.unix_s - START_UNIX_S) / 3600.0, ..*p }).collect();
+    let f = batch(&falling, Params::default());
+    assert!(f.alarmed && f.verdict == Verdict::Outside, "{f:?}");
+}
+
+#[test]
 fn what_leaks_at_night_alone_is_found_by_the_second_night() {
     // A batch of three hours each night, 75 MB each time: a warm-up or a busy day once, a leak when it comes again.
     let worked = |h: f64| (0..2).map(|night| (h - 14.0 - 24.0 * f64::from(night)).clamp(0.0, 3.0)).sum::<f64>();

@@ -3,7 +3,7 @@
 use super::bank;
 use super::beliefs::ln_grows;
 use super::blocks::{Block, Blocker, FINE, Ruling};
-use super::growth::{Claim, Kept, Shown};
+use super::growth::{Claim, Kept, Shown, final_look};
 use super::mixture::Posterior;
 use super::posterior::{self, Leak};
 use super::regression::Regression;
@@ -72,7 +72,7 @@ impl Track {
             *self = Track::new(self.tolerance_bytes, self.horizon_h);
         } else {
             // Another statistic of the same series: its level is free once more.
-            self.regression.step(self.regression.now_h);
+            self.regression.step(f64::NAN);
         }
         self.blocker.set_period(period_h);
     }
@@ -88,7 +88,7 @@ impl Track {
                         self.steps.pop_front();
                     }
                     self.steps.push_back((t_h, size));
-                    self.stepped += size;
+                    self.stepped += self.regression.step(size);
                 }
                 Ruling::Restart(t_h) => {
                     if self.starts_h.len() == STARTS {
@@ -192,6 +192,11 @@ impl Track {
         })
     }
 
+    /// Whether the horizon is about to end.
+    pub fn at_the_end(&self) -> bool {
+        final_look(self.regression.now_h, self.horizon_h)
+    }
+
     /// What the steps amount to.
     pub fn stepping(&self) -> StepLeak {
         steps::judge(&self.steps, &self.starts_h, self.regression.now_h, self.horizon_h)
@@ -205,9 +210,8 @@ impl Track {
     fn apply(&mut self, ruling: &Ruling) {
         match ruling {
             Ruling::Restart(t_h) => self.regression.restart(*t_h),
-            Ruling::Step { t_h, .. } => self.regression.step(*t_h),
             Ruling::Use(block) => self.regression.push(block),
-            Ruling::Drop(_) => {}
+            Ruling::Step { .. } | Ruling::Drop(_) => {}
         }
     }
 }
