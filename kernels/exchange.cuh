@@ -56,7 +56,7 @@ __device__ __forceinline__ float sum16(float v) { // over the 16 lanes of a half
 __host__ __device__ constexpr int stored(int columns) { return columns == 1 ? 1 : (columns + 7) / 8 * 8; }
 
 struct Out { uint4 *now, *next; };
-// 8 activations from k on, of 8; where 16 begin their sum; and EMPTY in the buffer whose turn is next.
+// 8 activations from k on, a multiple of 8; at a multiple of 16 the sum of 16, too; and EMPTY in the buffer whose turn is next.
 template <int N> __device__ __forceinline__ void put_piece(Out o, int n, int k, uint4 v, float s) {
     const int at = (((k >> 8) * 9 + ((k >> 3) & 7)) * N + n) * 4 + ((k >> 6) & 3);
     put4(o.now + at, v);

@@ -60,10 +60,11 @@ pub fn difference_text(difference: &Difference, comparisons: usize) -> String {
 
 /// `+61 MB (55 to 67)`.
 fn drift_text(worst: &WorstSeries) -> String {
-    if worst.drift_ci95_bytes.iter().all(|end| end.abs() > 9e15) {
+    let is_unknown = |bytes: f64| bytes.abs() > 9e15; // no bound: no machine has as much memory
+    if worst.drift_ci95_bytes.iter().all(|end| is_unknown(*end)) {
         return "not known yet".into();
     }
-    let mb = |bytes: f64| if bytes.abs() > 9e15 { "?".into() } else { format!("{:+.1}", bytes / 1e6) };
+    let mb = |bytes: f64| if is_unknown(bytes) { "?".into() } else { format!("{:+.1}", bytes / 1e6) };
     format!("{} MB ({} to {})", mb(worst.drift_bytes), mb(worst.drift_ci95_bytes[0]), mb(worst.drift_ci95_bytes[1]))
 }
 

@@ -142,22 +142,33 @@ fn a_disk_that_takes_nothing_at_all_is_mailed_all_the_same_and_its_end_too() {
     println!("{}", alarms[0].data);
 }
 
-#[test]
-fn on_a_full_disk_events_are_written_and_mailed_from_the_reserve() {
-    let server = SmtpServer::start();
-    let disk = |folder: &std::path::Path| folder.join("disk");
+/// A soak whose database lies on a disk of its own, of 40 MB, with more configuration; none where nothing can be mounted, as is said then.
+fn on_a_small_disk(more: &str) -> Option<Soak> {
     let mut is_mounted = false;
-    let mut soak = Soak::under(&[], |folder| {
+    let soak = Soak::under(&[], |folder| {
         std::fs::create_dir(disk(folder)).expect("made");
         is_mounted = mounted(&disk(folder), "size=40m");
         let database = "[run]\ndatabase = \"disk/soak.db\"";
-        configure(folder, |config| format!("{}{}", config.replacen("[run]", database, 1), mail_to(&server)));
+        configure(folder, |config| format!("{}{more}", config.replacen("[run]", database, 1)));
         std::os::unix::fs::symlink("disk/soak.db", folder.join("soak.db")).expect("linked");
         Vec::new()
     });
-    if !is_mounted {
-        return; // as it has said
-    }
+    is_mounted.then_some(soak)
+}
+
+fn disk(folder: &std::path::Path) -> std::path::PathBuf {
+    folder.join("disk")
+}
+
+fn unmount(soak: &Soak) {
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(disk(soak.folder())).status();
+    assert!(unmounted.is_ok_and(|status| status.success()), "the mount goes away");
+}
+
+#[test]
+fn on_a_full_disk_events_are_written_and_mailed_from_the_reserve() {
+    let server = SmtpServer::start();
+    let Some(mut soak) = on_a_small_disk(&mail_to(&server)) else { return };
     soak.until("SELECT count(*) > 3 FROM work_sample");
     fill(&disk(soak.folder()).join("filler"));
     soak.wait_for("the alarm", || !mails(&server, "is full").is_empty());
@@ -172,27 +183,14 @@ fn on_a_full_disk_events_are_written_and_mailed_from_the_reserve() {
     soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'disk_recovered'");
     soak.interrupt();
     assert_eq!(soak.text("PRAGMA integrity_check"), "ok");
-    let unmounted = std::process::Command::new("umount").arg("-l").arg(disk(soak.folder())).status();
-    assert!(unmounted.is_ok_and(|status| status.success()), "the mount goes away");
+    unmount(&soak);
 }
 
 /// The verdict is written from the reserve, and the samples that were not are a gap up to the end: else the run would have
 /// watched what nobody can look up.
 #[test]
 fn a_run_that_ends_on_a_full_disk_books_what_was_shed() {
-    let disk = |folder: &std::path::Path| folder.join("disk");
-    let mut is_mounted = false;
-    let mut soak = Soak::under(&[], |folder| {
-        std::fs::create_dir(disk(folder)).expect("made");
-        is_mounted = mounted(&disk(folder), "size=40m");
-        let database = "[run]\ndatabase = \"disk/soak.db\"";
-        configure(folder, |config| config.replacen("[run]", database, 1));
-        std::os::unix::fs::symlink("disk/soak.db", folder.join("soak.db")).expect("linked");
-        Vec::new()
-    });
-    if !is_mounted {
-        return; // as it has said
-    }
+    let Some(mut soak) = on_a_small_disk("") else { return };
     soak.until("SELECT count(*) > 3 FROM work_sample");
     fill(&disk(soak.folder()).join("filler"));
     soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'disk_full'");
@@ -209,8 +207,7 @@ fn a_run_that_ends_on_a_full_disk_books_what_was_shed() {
         "{}\n{said}",
         soak.text("SELECT coalesce(group_concat(reason), 'no gap') FROM gap")
     );
-    let unmounted = std::process::Command::new("umount").arg("-l").arg(disk(soak.folder())).status();
-    assert!(unmounted.is_ok_and(|status| status.success()), "the mount goes away");
+    unmount(&soak);
 }
 
 /// Until the file system is full.
