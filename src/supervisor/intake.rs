@@ -454,7 +454,7 @@ impl Core {
         let Some(child) = self.find(id, life) else { return };
         let before = std::mem::replace(&mut child.work, reading);
         let incarnations = child.incarnations;
-        self.work.add(now.mono, reading.tokens - before.tokens, reading.requests - before.requests);
+        self.work.add(id, now.mono, reading.tokens - before.tokens, reading.requests - before.requests);
         let segment = self.ledger.process(life).map_or(incarnations, |row| row.incarnation as u32);
         let requests = Some(reading.requests as f64);
         let whose = Whose { role: id.role, ordinal: id.ordinal, segment, requests };
