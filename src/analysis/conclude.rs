@@ -3,7 +3,7 @@
 //! When the alarm rings is decided in `mod.rs`; here it is only taken into account.
 
 use super::bank::{FILL_H, WARM, WARM_EXP, pair, warm_tau_h};
-use super::mixture::{Part, Posterior};
+use super::mixture::{self, Part};
 use super::posterior::{Hypothesis, Leak};
 use super::regression::Regression;
 use super::steps::StepLeak;
@@ -68,26 +68,41 @@ pub fn finding(d: &Detector) -> Finding {
     }
 }
 
-/// What grows smoothly, and with the probability that the steps are a leak, what they add. True if they probably are.
+/// What is said of the drift; true if its steps probably are a leak. Where it surely drifts, and a rival explains that better than a leak
+/// does, there are two accounts: the drift is what grows beside the rival, and the interval spans both.
 fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
-    let smooth = &d.fine.posterior;
-    if smooth.flat.is_empty() {
+    let by_sum = steps.probability > 0.5;
+    let plain = &d.fine.posterior.flat;
+    if plain.is_empty() {
         return ((0.0, [-UNKNOWN, UNKNOWN]), false);
     }
-    let (mean, interval) = if steps.probability > 1e-3 {
+    let (mean, [lo, hi]) = widely(with_steps(plain, steps));
+    let doubtful = d.first_alarm_unix_s.is_none() && (lo > 0.0 || hi < 0.0);
+    match doubtful.then(|| d.fine.beside_a_rival()).flatten() {
+        Some(drift) => {
+            let (mean, [least, most]) = widely(with_steps(drift, steps));
+            ((mean, [least.min(lo), most.max(hi)]), by_sum)
+        }
+        None => ((mean, [lo, hi]), by_sum),
+    }
+}
+
+/// What grows smoothly, and with the probability that the steps are a leak, what they add.
+fn with_steps(smooth: &[Part], steps: &StepLeak) -> Estimate {
+    let parts = if steps.probability > 1e-3 {
         // What has not been counted as a step, and counted as one that was none, errs by a step or so.
         let sd = steps.sd.hypot(STEP_ERROR * steps.drift.abs() / (steps.count.max(1) as f64).sqrt());
-        let with = smooth.flat.iter().map(|p| Part {
+        let with = smooth.iter().map(|p| Part {
             weight: p.weight * steps.probability,
             mean: p.mean + steps.drift,
             sd: p.sd.hypot(sd),
         });
-        let without = smooth.flat.iter().map(|p| Part { weight: p.weight * (1.0 - steps.probability), ..*p });
-        Posterior { flat: with.chain(without).collect(), ..Posterior::default() }.interval(0.025)
+        let without = smooth.iter().map(|p| Part { weight: p.weight * (1.0 - steps.probability), ..*p });
+        with.chain(without).collect()
     } else {
-        smooth.interval(0.025)
+        smooth.to_vec()
     };
-    (widely((mean, interval)), steps.probability > 0.5)
+    mixture::interval(&parts, 0.025)
 }
 
 /// With the interval widened to what it is worth.

@@ -10,7 +10,7 @@ use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape};
 use super::bends::straighter;
 use super::blocks::Block;
 use super::regression::Regression;
-use super::rivals;
+use super::rivals::{self, Weighing};
 use super::shifts::{self, Shift};
 
 /// What is claimed.
@@ -192,11 +192,11 @@ impl Kept {
         fallen > FALLEN_BETWEEN * said
     }
 
-    /// How much likelier the claim is than its rivals.
-    pub fn ln_odds(&self, claim: &Claim, horizon_h: f64) -> f64 {
+    /// The claim and its rivals weighed; `None` where nothing is claimed.
+    pub fn weigh(&self, claim: &Claim, horizon_h: f64) -> Option<Weighing> {
         let own = claim.shift.map(|shift| shift.steps_outside(&self.blocks, &self.stepped));
         let stepped = own.as_deref().unwrap_or(&self.stepped);
-        rivals::ln_odds(&self.blocks, stepped, claim, horizon_h, &|b| grown(claim, b))
+        rivals::weigh(&self.blocks, stepped, claim, horizon_h, &|b| grown(claim, b))
     }
 
     /// What a leak in shifts would claim instead.
@@ -259,7 +259,7 @@ impl Kept {
             None if last.t_h < DAY_KNOWN_H => ODDS,
             None => ODDS_LATER,
         };
-        if self.ln_odds(claim, horizon_h) < enough {
+        if self.weigh(claim, horizon_h).is_none_or(|weighed| weighed.ln_odds < enough) {
             return if stepped { Shown::Stepped } else { Shown::No };
         }
         match as_claimed {

@@ -55,19 +55,24 @@ impl Posterior {
 
     /// Mean and the interval that holds `1 - 2 * tail` under the flat prior.
     pub fn interval(&self, tail_share: f64) -> (f64, [f64; 2]) {
-        let mean: f64 = self.flat.iter().map(|p| p.weight * p.mean).sum();
-        let widest = self.flat.iter().map(|p| (p.mean - mean).abs() + 8.0 * p.sd).fold(1e-9, f64::max);
-        let above = |x: f64| self.flat.iter().map(|p| p.weight * tail(x - p.mean, p.sd)).sum::<f64>();
-        let solve = |share: f64| {
-            let (mut lo, mut hi) = (mean - widest, mean + widest);
-            for _ in 0..50 {
-                let mid = 0.5 * (lo + hi);
-                if above(mid) > share { lo = mid } else { hi = mid }
-            }
-            0.5 * (lo + hi)
-        };
-        (mean, [solve(1.0 - tail_share), solve(tail_share)])
+        interval(&self.flat, tail_share)
     }
+}
+
+/// Mean of a mixture and the interval that holds `1 - 2 * tail` of it.
+pub fn interval(parts: &[Part], tail_share: f64) -> (f64, [f64; 2]) {
+    let mean: f64 = parts.iter().map(|p| p.weight * p.mean).sum();
+    let widest = parts.iter().map(|p| (p.mean - mean).abs() + 8.0 * p.sd).fold(1e-9, f64::max);
+    let above = |x: f64| parts.iter().map(|p| p.weight * tail(x - p.mean, p.sd)).sum::<f64>();
+    let solve = |share: f64| {
+        let (mut lo, mut hi) = (mean - widest, mean + widest);
+        for _ in 0..50 {
+            let mid = 0.5 * (lo + hi);
+            if above(mid) > share { lo = mid } else { hi = mid }
+        }
+        0.5 * (lo + hi)
+    };
+    (mean, [solve(1.0 - tail_share), solve(tail_share)])
 }
 
 fn tail(distance: f64, sd: f64) -> f64 {

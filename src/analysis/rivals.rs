@@ -13,6 +13,7 @@ use super::beliefs::{
 use super::blocks::Block;
 use super::design::{Column, Design, Extra, Incarnation, Products};
 use super::growth::Claim;
+use super::mixture::Part;
 use super::shifts::Shift;
 use super::special::normal_above;
 
@@ -116,9 +117,26 @@ struct Growth {
     leaks: bool,
 }
 
-/// How much likelier a leak is than none, whichever rival there is beside it (natural logarithm, priors included).
-pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64, grown: &dyn Fn(&Block) -> f64) -> f64 {
-    let Some(now_h) = blocks.last().map(|b| b.t_h).filter(|_| claim.drift != 0.0) else { return f64::NEG_INFINITY };
+/// What a leak and its rivals come to.
+#[derive(Debug, Clone)]
+pub struct Weighing {
+    /// How much likelier a leak is than none, whichever rival there is beside it (natural logarithm, priors included).
+    pub ln_odds: f64,
+    /// How much likelier it is that there is a rival than that there is none.
+    pub ln_rival: f64,
+    /// The drift, whichever rival there is.
+    pub drift: Vec<Part>,
+}
+
+/// Weighs the claim against all its rivals. `None` where nothing is claimed.
+pub fn weigh(
+    blocks: &[Block],
+    stepped: &[f64],
+    claim: &Claim,
+    horizon_h: f64,
+    grown: &dyn Fn(&Block) -> f64,
+) -> Option<Weighing> {
+    let now_h = blocks.last().map(|b| b.t_h).filter(|_| claim.drift != 0.0)?;
     let late = claim.onset_h > 0.0;
     let leak = P_LEAK * odds_of_sign(claim.rate);
     let sd = 3.0_f64.hypot(claim.drift);
@@ -146,10 +164,12 @@ pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64,
         other: LnSum(f64::NEG_INFINITY),
         claim,
         growths,
+        parts: Vec::new(),
         alone: f64::NEG_INFINITY,
         beside: None,
     };
     weighed.alone(&design, claim.day && now_h < DAY_KNOWN_H);
+    let alone = weighed.parts.len();
     // The claim may have taken a first start for growth: then the rival is a second one.
     if !late && pair(claim.warm).is_none() && now_h < YOUNG_H {
         let ln_share = -((1 + FIRST_STARTS_H.len()) as f64).ln();
@@ -175,7 +195,7 @@ pub fn ln_odds(blocks: &[Block], stepped: &[f64], claim: &Claim, horizon_h: f64,
     if weighed.odds() > 0.0 {
         weighed.arenas(&design);
     }
-    weighed.odds()
+    Some(weighed.come_to(alone))
 }
 
 /// The rival that stands best beside a leak.
@@ -196,6 +216,8 @@ struct Weighed<'a> {
     other: LnSum,
     claim: &'a Claim,
     growths: Vec<Growth>,
+    /// Each hypothesis: the logarithm of its weight, and the drift that it says, with its standard deviation.
+    parts: Vec<(f64, (f64, f64))>,
     /// Of a leak without a rival the likeliest.
     alone: f64,
     beside: Option<Beside>,
@@ -206,9 +228,27 @@ impl Weighed<'_> {
         self.leak.0 - self.other.0
     }
 
+    /// The sum of it; the first so many hypotheses have no rival.
+    fn come_to(&self, alone: usize) -> Weighing {
+        let sum = |parts: &[(f64, (f64, f64))]| {
+            let mut sum = LnSum(f64::NEG_INFINITY);
+            parts.iter().for_each(|(ln, _)| sum.add(*ln));
+            sum.0
+        };
+        let all = sum(&self.parts);
+        let part = |&(ln, (mean, sd)): &(f64, (f64, f64))| Part { weight: (ln - all).exp(), mean, sd };
+        let (without, with) = self.parts.split_at(alone);
+        Weighing {
+            ln_odds: self.odds(),
+            ln_rival: sum(with) - sum(without),
+            drift: self.parts.iter().map(part).filter(|part| part.weight > 1e-9).collect(),
+        }
+    }
+
     /// Takes a hypothesis, of which the growth is so much, give or take its standard deviation (tolerances, the claim's way): what would
     /// be tolerated is no more than [`LEAK_MIN`], and what lies beyond is a leak by whatever name.
     fn add(&mut self, leaks: bool, ln: f64, (growth, sd): (f64, f64)) {
+        self.parts.push((ln, (growth * self.claim.rate.signum(), sd)));
         if leaks {
             self.leak.add(ln);
             return;

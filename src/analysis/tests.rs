@@ -105,6 +105,7 @@ fn what_warms_up_once_more_in_the_middle_of_a_run_is_no_leak() {
         let both = |h: f64| first * warm(h, 0.0, first_tau) + second * warm(h, at, second_tau);
         let f = batch(&series(36.0, 60.0, |h| 900.0 + both(h)), Params::default());
         assert!(!f.alarmed && f.verdict != Verdict::Outside, "{second} MB from hour {at}: {f:?}");
+        assert!(f.drift_ci95_bytes[0] <= 0.0 && f.drift_bytes.abs() < 25e6, "{second} MB from hour {at}: {f:?}");
     }
 }
 

@@ -4,7 +4,7 @@ use super::bank;
 use super::beliefs::ln_grows;
 use super::blocks::{Block, Blocker, FINE, Ruling};
 use super::growth::{Claim, Kept, Shown, final_look};
-use super::mixture::Posterior;
+use super::mixture::{Part, Posterior};
 use super::posterior::{self, Leak};
 use super::regression::Regression;
 use super::steps::{self, Step, StepLeak};
@@ -21,6 +21,11 @@ const LATER_BLOCKS: u64 = 60;
 /// The run has to grow by this factor before it is judged anew: half an hour at the end of two days. The evidence of one
 /// per cent more data is not worth its cost.
 const JUDGE_GROWTH: f64 = 1.015;
+
+/// A claim of less than this (5 MB in tolerances) is not held against rivals for the estimate's sake.
+const DRIFT_MIN: f64 = 0.1;
+/// By how much it must be likelier that there is a rival than that there is none for the estimate to be that beside rivals.
+const LN_RIVAL: f64 = 2.0;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -44,6 +49,7 @@ pub struct Track {
     judged_blocks: u64,
     judged_h: f64,
     later: OnceLock<Option<Posterior>>,
+    beside: OnceLock<Option<Vec<Part>>>,
 }
 
 impl Track {
@@ -63,6 +69,7 @@ impl Track {
             judged_blocks: 0,
             judged_h: 0.0,
             later: OnceLock::new(),
+            beside: OnceLock::new(),
         }
     }
 
@@ -113,6 +120,7 @@ impl Track {
         self.judged_blocks = self.regression.blocks;
         self.posterior = posterior::weigh(&mut self.regression, self.horizon_h);
         self.later = OnceLock::new();
+        self.beside = OnceLock::new();
         true
     }
 
@@ -146,6 +154,16 @@ impl Track {
         let half_h = 0.5 * self.regression.now_h;
         let sum: f64 = self.steps.iter().filter(|(t_h, _)| *t_h >= half_h).map(|(_, size)| size).sum();
         sum * self.horizon_h / half_h.max(f64::MIN_POSITIVE)
+    }
+
+    /// What grows beside a rival, where one explains the series better than a leak does. Worked out once a judgement, if anyone asks.
+    pub fn beside_a_rival(&self) -> Option<&[Part]> {
+        let weigh = || {
+            let claim = self.claim().filter(|claim| claim.drift.abs() > DRIFT_MIN)?;
+            let weighed = self.kept.weigh(&claim, self.horizon_h)?;
+            (weighed.ln_rival > LN_RIVAL && weighed.ln_odds < 0.0).then_some(weighed.drift)
+        };
+        self.beside.get_or_init(weigh).as_deref()
     }
 
     fn weigh_later_half(&self) -> Option<Posterior> {
