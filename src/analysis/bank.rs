@@ -192,9 +192,15 @@ impl History {
         }
     }
 
-    /// Adds to it.
-    pub fn add(&mut self, class: usize, i: usize, j: usize, value: f64) {
-        self.set(class, i, j, self.at(class, i, j) + value);
+    /// Adds to the entries of class `class` for shared column `i` and those from it on.
+    pub fn add_row(&mut self, class: usize, i: usize, mut values: impl Iterator<Item = f64>) {
+        if i < Self::OTHERS {
+            let start = class * triangle(Self::OTHERS) + packed(Self::OTHERS, i, i);
+            for (entry, value) in self.columns[start..start + Self::OTHERS - i].iter_mut().zip(&mut values) {
+                *entry = (f64::from(*entry) + value) as f32;
+            }
+        }
+        self.series[class * Self::SIZE + i] += values.next().unwrap_or(0.0);
     }
 
     fn set(&mut self, class: usize, i: usize, j: usize, value: f64) {
@@ -347,8 +353,9 @@ impl Filter {
         }
     }
 
-    /// A new incarnation: its noise starts anew.
+    /// A new incarnation: all sums and its noise start anew.
     pub fn restart(&mut self) {
+        self.gram.fill(0.0);
         self.mean = [0.0; COLUMNS];
         self.whitener = Whitener::new(self.noise);
     }

@@ -75,13 +75,18 @@ pub struct Regression {
 impl Regression {
     /// Nothing seen.
     pub fn new(horizon_h: f64, noises: Vec<Noise>) -> Self {
+        Self::since(0.0, horizon_h, noises)
+    }
+
+    /// Nothing seen, and nothing to come before this time (hours).
+    pub fn since(from_h: f64, horizon_h: f64, noises: Vec<Noise>) -> Self {
         let filters: Vec<Filter> = noises.into_iter().map(Filter::new).collect();
         Regression {
             variance: vec![1e-3; filters.len()],
             live: vec![u64::MAX; filters.len()],
             refresh_in: 0,
             filters,
-            onsets_h: vec![0.0],
+            onsets_h: vec![from_h],
             steps: Vec::new(),
             blocks: 0,
             restarted: false,
@@ -89,7 +94,7 @@ impl Regression {
             now_h: 0.0,
             horizon_h,
             onset_spacing_h: horizon_h / HINGES as f64,
-            segment_start_h: 0.0,
+            segment_start_h: from_h,
             shift: 0.0,
         }
     }
@@ -290,16 +295,13 @@ fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
         let p = row.map_or(f64::INFINITY, pivot);
         f.history.ln_det[class] += ln_det + row.map_or(0.0, |k| (p / r(k)).ln());
         let row = base + row.unwrap_or(0);
+        let shared = base + WARM;
+        let start = &m[row * n + shared..][..size];
         for i in 0..size {
-            let a = m[row * n + base + WARM + i] / p;
-            for j in i..size {
-                let left = m[(base + WARM + i) * n + base + WARM + j] - a * m[row * n + base + WARM + j];
-                f.history.add(class, i, j, left);
-            }
+            let a = start[i] / p;
+            let all = &m[(shared + i) * n + shared..][i..size];
+            f.history.add_row(class, i, all.iter().zip(&start[i..]).map(|(all, start)| all - a * start));
         }
-    }
-    for c in own.into_iter().chain(WARM_0..WARM_0 + WARM).chain(SHARED) {
-        f.clear_column(c);
     }
     f.restart();
 }

@@ -151,9 +151,7 @@ pub fn claim(blocks: &[Block], claim: &Claim, horizon_h: f64) -> Option<Claim> {
         let of_kind = Claim { kind, day: false, onset_h: 0.0, by_requests: false, ..*claim };
         let Some(first) = search(&of_kind, blocks, &none, horizon_h) else { continue };
         // The noise that is left makes the ridges.
-        let Some(found) = search(&Claim { noise: first.1.noise, ..of_kind }, blocks, &none, horizon_h) else {
-            continue;
-        };
+        let Some(found) = search(&first.1, blocks, &none, horizon_h) else { continue };
         if best.is_none_or(|b| found.0 > b.0) {
             best = Some(found);
         }
@@ -178,10 +176,12 @@ fn search(claim: &Claim, blocks: &[Block], stepped: &[f64], horizon_h: f64) -> O
             *best = Some((gain, shift, c.y / pivot, pivot));
         }
     };
-    for long_h in LONG_H {
-        for i in 0..BEGINNINGS {
-            attempt(Shift { from_h: i as f64, long_h }, &mut best);
-        }
+    // Once a shift is known only its surroundings are looked at again.
+    match claim.shift {
+        Some(shift) => attempt(shift, &mut best),
+        None => LONG_H.iter().for_each(|long_h| {
+            (0..BEGINNINGS).for_each(|i| attempt(Shift { from_h: i as f64, long_h: *long_h }, &mut best));
+        }),
     }
     let about = best?.1;
     for part in NEAR_H {
