@@ -82,6 +82,16 @@ pub enum Ruling {
     Drop(Block),
 }
 
+impl Ruling {
+    /// From when on it holds, hours.
+    pub fn since_h(&self) -> f64 {
+        match self {
+            Ruling::Restart(t_h) | Ruling::Step { t_h, .. } => *t_h,
+            Ruling::Use(block) | Ruling::Drop(block) => block.from_h,
+        }
+    }
+}
+
 /// Makes blocks of ticks and rules on them.
 #[derive(Debug, Clone)]
 pub struct Blocker {

@@ -34,8 +34,9 @@ pub fn finding(d: &Detector) -> Finding {
     let span_s = d.first_unix_s.map_or(0.0, |first| (d.last_unix_s - first).max(0.0));
     let Params { tolerance_bytes: tolerance, horizon_s, .. } = d.params;
     let horizon_h = horizon_s / 3600.0;
-    let steps = d.fine.stepping();
-    let known = d.fine.regression.blocks >= BLOCKS_MIN;
+    let judged = d.judged();
+    let steps = judged.stepping();
+    let known = judged.regression.blocks >= BLOCKS_MIN;
     let (estimate, by_sum) = if known { estimate(d, &steps) } else { ((0.0, [-UNKNOWN, UNKNOWN]), false) };
     // What grew far and is flat now is judged by what it does now. What goes on in steps is not flat, however flat it is between them.
     let rang = known && d.first_alarm_unix_s.is_some() && d.fine.stepped_later().abs() < 1.0;
@@ -43,7 +44,7 @@ pub fn finding(d: &Detector) -> Finding {
     let estimate = flat_now.unwrap_or(estimate);
     let (drift, interval) = estimate;
     let verdict = verdict(d, estimate, &steps);
-    let best = d.fine.posterior.best.filter(|_| known && flat_now.is_none());
+    let best = judged.posterior.best.filter(|_| known && flat_now.is_none());
     let shape = if flat_now.is_some() { Shape::Saturating } else { shape(d, estimate, &steps, by_sum, verdict) };
     let factor = match best {
         Some(Hypothesis { leak: Leak::Since(k), factor, .. }) if k > 0 && !by_sum => factor,
@@ -72,7 +73,7 @@ pub fn finding(d: &Detector) -> Finding {
 /// does, there are two accounts: the drift is what grows beside the rival, and the interval spans both.
 fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
     let by_sum = steps.probability > 0.5;
-    let plain = &d.fine.posterior.flat;
+    let plain = &d.judged().posterior.flat;
     if plain.is_empty() {
         return ((0.0, [-UNKNOWN, UNKNOWN]), false);
     }
@@ -127,7 +128,7 @@ fn widened(half: f64, drift: f64) -> f64 {
 /// Outside: it rang, and the drift has not since turned out to be less likely outside than not: by the posterior that rang, or by
 /// the estimate. Within: the whole interval lies inside.
 fn verdict(d: &Detector, estimate: Estimate, steps: &StepLeak) -> Verdict {
-    let still = || [1.0, -1.0].iter().any(|side| beyond(&d.fine, steps, *side) > 0.5);
+    let still = || [1.0, -1.0].iter().any(|side| beyond(d.judged(), steps, *side) > 0.5);
     if d.first_alarm_unix_s.is_some() && !inside(estimate) && (estimate.0.abs() > 1.0 || still()) {
         return Verdict::Outside;
     }
@@ -136,7 +137,7 @@ fn verdict(d: &Detector, estimate: Estimate, steps: &StepLeak) -> Verdict {
 }
 
 fn shape(d: &Detector, (drift, [lo, hi]): Estimate, steps: &StepLeak, by_sum: bool, verdict: Verdict) -> Shape {
-    let p = &d.fine.posterior;
+    let p = &d.judged().posterior;
     let of_leak = || {
         if by_sum {
             Shape::Step
@@ -187,7 +188,7 @@ pub fn warm_up_h(d: &Detector) -> Option<f64> {
 
 /// Tolerances per request.
 fn per_request(d: &Detector, shape: Shape) -> Option<f64> {
-    let best = d.fine.posterior.best.filter(|h| h.leak == Leak::Requests && shape == Shape::PerRequest)?;
+    let best = d.judged().posterior.best.filter(|h| h.leak == Leak::Requests && shape == Shape::PerRequest)?;
     Some(best.mean / best.factor / Regression::REQUEST_UNIT)
 }
 

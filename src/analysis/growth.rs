@@ -85,6 +85,8 @@ const ODDS: f64 = 4.0;
 const ODDS_LATER: f64 = 2.5;
 /// ... at the end of the horizon, when no more looks are to come than two or three, ...
 const ODDS_AT_THE_END: f64 = 0.5;
+/// ... then even beside a day that has not come round where they are so high, ...
+const ODDS_BEYOND_A_DAY: f64 = 8.0;
 /// ... and of a leak in shifts: it was looked for in many places.
 const ODDS_OF_SHIFTS: f64 = 8.0;
 const ODDS_OF_SHIFTS_AT_THE_END: f64 = 4.0;
@@ -112,9 +114,12 @@ const AFTER_RESTART_H: f64 = 6.0;
 /// A day and a half: what a day cycle needs to be told from growth.
 const DAY_KNOWN_H: f64 = 36.0;
 
+/// The end of the horizon has come, as a share of it.
+pub const FINAL: f64 = 0.96;
+
 /// The looks about the end of the horizon decide, with all the data that there will be: what doubt is left then is what is left for good.
 pub fn final_look(now_h: f64, horizon_h: f64) -> bool {
-    (0.96..1.02).contains(&(now_h / horizon_h))
+    (FINAL..1.02).contains(&(now_h / horizon_h))
 }
 
 /// The blocks of the run, thinned to a bounded number: the older, the thinner.
@@ -226,9 +231,12 @@ impl Kept {
         if !late && age_h < FILLS_H && so_far > FILL_RATE * age_h && so_far < STEEP {
             return Shown::No;
         }
-        // A day that has not come round can be made to hide that nothing grows any more.
-        let days: &[bool] = if claim.day && age_h < DAY_KNOWN_H { &[true, false] } else { &[claim.day] };
         let at_the_end = final_look(last.t_h, horizon_h);
+        // A day that has not come round can be made to hide that nothing grows any more.
+        let young_day = claim.day && age_h < DAY_KNOWN_H;
+        let beyond_a_day = || self.weigh(claim, horizon_h).is_some_and(|weighed| weighed.ln_odds > ODDS_BEYOND_A_DAY);
+        let young_day = young_day && !(at_the_end && beyond_a_day());
+        let days: &[bool] = if young_day { &[true, false] } else { &[claim.day] };
         let mut as_claimed = true;
         let shown = days.iter().enumerate().all(|(i, day)| {
             let shares = self.shares(&Claim { day: *day, ..*claim });
@@ -236,8 +244,8 @@ impl Kept {
             let (least, last) =
                 if late { (SHOWN_LATE_ONSET, SHOWN_LAST_LATE_ONSET) } else { (SHOWN_LATELY, SHOWN_LAST) };
             as_claimed &= i > 0 || shares.is_some_and(|s| AS_CLAIMED.contains(&s.whole));
-            let whole = if at_the_end { SHOWN_AT_THE_END } else { SHOWN };
-            shares.is_some_and(|s| s.whole.abs() > whole && s.lately > least && s.last > last)
+            let whole = |s: Shares| if at_the_end { s.whole > SHOWN_AT_THE_END } else { s.whole.abs() > SHOWN };
+            shares.is_some_and(|s| whole(s) && s.lately > least && s.last > last)
         });
         if !shown {
             return Shown::No;

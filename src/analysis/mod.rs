@@ -87,6 +87,8 @@ pub struct Detector {
     first_alarm_unix_s: Option<f64>,
     /// Since when the evidence stands (hours), and which way it points.
     evident: Option<(f64, f64)>,
+    /// Whether it rang by what was left without the run's start.
+    settled: bool,
     segment: Option<u32>,
 }
 
@@ -108,6 +110,7 @@ impl Detector {
             samples: 0,
             first_alarm_unix_s: None,
             evident: None,
+            settled: false,
             segment: None,
         }
     }
@@ -193,15 +196,42 @@ impl Detector {
     /// The evidence must stand for a while: what misfits for a moment mends itself as data come in.
     fn rings(&mut self) -> bool {
         let now_h = self.fine.regression.now_h;
-        let (side, doubt) = doubt(&self.fine);
-        if doubt > DOUBT_GONE {
+        let last = self.fine.at_the_end();
+        let mut evidence = self.evidence(&self.fine);
+        // Later on it is asked once more, of a run that had settled. What falls in a day and a half may be a weekend.
+        self.settled = false;
+        if evidence.is_none() {
+            let settled = self.fine.settled().filter(|track| track.is_old());
+            evidence = settled.and_then(|track| self.evidence(track)).filter(|(side, _)| *side > 0.0);
+            self.settled = evidence.is_some();
+        }
+        let Some((side, doubt)) = evidence else {
             self.evident = None;
             return false;
+        };
+        let since = match self.evident {
+            Some((since, before)) if before * side > 0.0 => since,
+            _ => now_h,
+        };
+        self.evident = Some((since, side));
+        if last {
+            return true;
         }
-        let last = self.fine.at_the_end();
-        let left = match self.fine.shown() {
+        // What is beyond doubt need not stand as long.
+        let stands_h = if doubt < BEYOND_DOUBT { STANDS_BEYOND_DOUBT_H } else { STANDS_H };
+        now_h - since >= stands_h.max(STANDS_SHARE * now_h)
+    }
+
+    /// Which way a drift goes that would ring, and what doubt is left of it.
+    fn evidence(&self, track: &Track) -> Option<(f64, f64)> {
+        let now_h = track.regression.now_h;
+        let (side, doubt) = doubt(track);
+        if doubt > DOUBT_GONE {
+            return None;
+        }
+        let left = match track.shown() {
             Shown::No => 0.0,
-            Shown::Stepped if last => DOUBT_GONE,
+            Shown::Stepped if track.at_the_end() => DOUBT_GONE,
             Shown::Stepped => DOUBT_STEPPED,
             Shown::Steep => DOUBT_GONE_YOUNG,
             Shown::ToleranceGone if now_h > YOUNG_H => DOUBT_GONE,
@@ -214,21 +244,12 @@ impl Detector {
                 }
             }
         };
-        if doubt > left / f64::from(self.params.series_count.max(1)).sqrt() {
-            self.evident = None;
-            return false;
-        }
-        let since = match self.evident {
-            Some((since, before)) if before * side > 0.0 => since,
-            _ => now_h,
-        };
-        self.evident = Some((since, side));
-        if last {
-            return true;
-        }
-        // What is beyond doubt need not stand as long.
-        let stands_h = if doubt < BEYOND_DOUBT { STANDS_BEYOND_DOUBT_H } else { STANDS_H };
-        now_h - since >= stands_h.max(STANDS_SHARE * now_h)
+        (doubt <= left / f64::from(self.params.series_count.max(1)).sqrt()).then_some((side, doubt))
+    }
+
+    /// What the finding is read off.
+    fn judged(&self) -> &Track {
+        if self.settled { self.fine.settled().unwrap_or(&self.fine) } else { &self.fine }
     }
 
     /// Posterior probability that the drift is less than half the tolerance after all; 1 while it is not likely beyond the tolerance itself. The alarm rings when this is small and stays so.

@@ -21,6 +21,19 @@ pub struct StepLeak {
     pub sd: f64,
     /// Steps that count.
     pub count: usize,
+    to_and_fro: bool,
+}
+
+impl StepLeak {
+    /// The same where the process is known to leak between its steps: then they are most likely part of it.
+    pub fn beside_leak(self) -> StepLeak {
+        let odds = self.probability / (1.0 - self.probability).max(1e-9) * ODDS_IN_LEAK / ODDS;
+        StepLeak { probability: (odds / (1.0 + odds)).min(self.most()), ..self }
+    }
+
+    fn most(self) -> f64 {
+        if self.to_and_fro { DOUBTFUL } else { 1.0 }
+    }
 }
 
 /// Steps nearer than this are one event, hours.
@@ -37,6 +50,8 @@ const DWINDLING: f64 = 0.2;
 const DOUBTFUL: f64 = 0.4;
 /// Prior odds of a leak in steps against anything else that steps.
 const ODDS: f64 = 0.08;
+/// The same where the process is known to leak between its steps.
+const ODDS_IN_LEAK: f64 = 4.0;
 /// The same for steps down: what shrinks in steps is rare, and what falls after a spike that was taken for a step is not.
 const ODDS_DOWN: f64 = 0.002;
 /// Steps in a horizon that a leak makes, on a logarithmic grid.
@@ -66,9 +81,9 @@ const ARENAS_ALIKE: f64 = 0.02;
 /// Against the common direction: probability of such a step in a leak, and otherwise.
 const AGAINST: (f64, f64) = (1e-3, 0.1);
 
-/// Judges the steps of the last horizon, at `now_h`; `starts_h` are the beginnings of the incarnations.
-pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f64) -> StepLeak {
-    let from = (now_h - horizon_h).max(0.0);
+/// Judges the steps of the last horizon, at `now_h`, but none before `from_h`; `starts_h` are the beginnings of the incarnations.
+pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], from_h: f64, now_h: f64, horizon_h: f64) -> StepLeak {
+    let from = (now_h - horizon_h).max(from_h);
     let (events, returned) = come_to_stay(merged(steps, from));
     let n = events.len();
     let sum: f64 = events.iter().map(|e| e.1).sum();
@@ -88,12 +103,14 @@ pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], now_h: f64, horizon_h: f6
     let odds = if sum > 0.0 { ODDS } else { ODDS_DOWN } * (leak - arenas).clamp(-50.0, 50.0).exp();
     let scale = (horizon_h / span).max(1.0);
     let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
-    StepLeak {
-        probability: (odds / (1.0 + odds)).min(if to_and_fro { DOUBTFUL } else { 1.0 }),
+    let leak = StepLeak {
+        probability: odds / (1.0 + odds),
         drift: sum * scale,
         sd: squares.sqrt() * (scale - 1.0).max(0.0),
         count: n,
-    }
+        to_and_fro,
+    };
+    StepLeak { probability: leak.probability.min(leak.most()), ..leak }
 }
 
 fn merged(steps: &VecDeque<Step>, from: f64) -> Vec<Step> {
@@ -260,7 +277,7 @@ mod tests {
     use super::*;
 
     fn probability(steps: &[Step], now_h: f64) -> f64 {
-        judge(&steps.iter().copied().collect(), &[], now_h, 48.0).probability
+        judge(&steps.iter().copied().collect(), &[], 0.0, now_h, 48.0).probability
     }
 
     #[test]
@@ -278,6 +295,17 @@ mod tests {
         let (left, returned) = come_to_stay(buffer.to_vec());
         assert_eq!(left.len(), 1);
         assert!((returned - 1.02).abs() < 1e-9, "{returned}");
+    }
+
+    #[test]
+    fn a_few_late_steps_are_part_of_a_leak_that_is_known() {
+        let few = [(13.5, 0.5), (25.0, 0.4), (41.2, 0.8)].iter().copied().collect();
+        let alone = judge(&few, &[], 0.0, 47.0, 48.0);
+        assert!(alone.probability < 0.1 && alone.beside_leak().probability > 0.5, "{alone:?}");
+        // Arenas are none for that.
+        let arenas = [(1.2, 0.2), (3.2, 0.2), (4.5, 0.4), (6.0, 0.2), (8.5, 0.3)].iter().copied().collect();
+        let beside = judge(&arenas, &[], 0.0, 47.0, 48.0).beside_leak();
+        assert!(beside.probability < 0.2, "{beside:?}");
     }
 
     #[test]

@@ -110,6 +110,23 @@ fn what_warms_up_once_more_in_the_middle_of_a_run_is_no_leak() {
 }
 
 #[test]
+fn a_start_that_fits_no_shape_does_not_hide_what_comes_after_it() {
+    // A warm-up, a second one some hours later, and 80 MB in fifty bursts over two days.
+    let warm = |since_h: f64, tau_h: f64| 1.0 - (-since_h.max(0.0) / tau_h).exp();
+    for draw in [0, 4, 5] {
+        let bursts: Vec<f64> = (0..50).map(|k| 48.0 * (0.5 + scatter(1000 * draw + k))).collect();
+        let start = |h: f64| 100.0 * warm(h, 2.1) + 190.0 * warm(h - 6.4, 0.65);
+        let leaked = |h: f64| 1.6 * bursts.iter().filter(|burst| **burst < h).count() as f64;
+        let f = batch(&series(48.0, 60.0, |h| 900.0 + start(h) + leaked(h)), Params::default());
+        assert_eq!((draw, f.verdict), (draw, Verdict::Outside), "{f:?}");
+        assert!(f.drift_ci95_bytes[0] < 80e6 && f.drift_ci95_bytes[1] > 80e6, "{f:?}");
+    }
+    let f =
+        batch(&series(48.0, 60.0, |h| 900.0 + 100.0 * warm(h, 2.1) + 190.0 * warm(h - 6.4, 0.65)), Params::default());
+    assert_eq!((f.verdict, f.alarmed), (Verdict::Within, false), "{f:?}");
+}
+
+#[test]
 fn the_first_busy_day_is_no_leak() {
     // A Sunday with a third of the load, and Monday: 60 MB more within nine hours, and less again in the evening.
     let wave = |h: f64| 0.5 - 0.5 * (std::f64::consts::TAU * (h - 3.0) / 24.0).cos();

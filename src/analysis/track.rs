@@ -1,9 +1,9 @@
 //! One series: blocks, regression and posterior together, and the record of its steps.
 
-use super::bank;
+use super::bank::{self, Noise};
 use super::beliefs::ln_grows;
 use super::blocks::{Block, Blocker, FINE, Ruling};
-use super::growth::{Claim, Kept, Shown, final_look};
+use super::growth::{Claim, FINAL, Kept, Shown, final_look};
 use super::mixture::{Part, Posterior};
 use super::posterior::{self, Leak};
 use super::regression::Regression;
@@ -18,6 +18,12 @@ const STEPS: usize = 256;
 const STARTS: usize = 256;
 /// Blocks from which the later half of a run is looked at by itself.
 const LATER_BLOCKS: u64 = 60;
+/// By which share of the horizon a run has settled: its starts are over, its arenas made.
+const SETTLED: f64 = 0.25;
+/// From which share of the horizon on what comes after that is judged by itself.
+const SETTLED_FROM: f64 = 0.55;
+/// From this probability on a leak is known.
+const KNOWN: f64 = 0.9;
 /// The run has to grow by this factor before it is judged anew: half an hour at the end of two days. The evidence of one
 /// per cent more data is not worth its cost.
 const JUDGE_GROWTH: f64 = 1.015;
@@ -45,31 +51,44 @@ pub struct Track {
     /// What the steps of this segment sum to.
     stepped: f64,
     horizon_h: f64,
+    /// What is older is not judged, hours.
+    from_h: f64,
     rulings: Vec<Ruling>,
     judged_blocks: u64,
     judged_h: f64,
     later: OnceLock<Option<Posterior>>,
     beside: OnceLock<Option<Vec<Part>>>,
+    /// The run without its first quarter of a horizon, weighed by itself under fewer kinds of noise: what started, warmed up and made its
+    /// arenas in those hours misleads it no more. There from the beginning, or its memory would look like growth.
+    settled: Option<Box<Track>>,
 }
 
 impl Track {
     /// Nothing seen.
     pub fn new(tolerance_bytes: f64, horizon_h: f64) -> Self {
+        let settled = Track::since(SETTLED * horizon_h, tolerance_bytes, horizon_h, bank::few_noises());
+        let settled = Some(Box::new(settled));
+        Track { settled, ..Track::since(0.0, tolerance_bytes, horizon_h, bank::noises()) }
+    }
+
+    fn since(from_h: f64, tolerance_bytes: f64, horizon_h: f64, noises: Vec<Noise>) -> Self {
         Track {
             tolerance_bytes,
             blocker: Blocker::new(tolerance_bytes, FINE),
-            regression: Regression::new(horizon_h, bank::noises()),
+            regression: Regression::since(from_h, horizon_h, noises),
             posterior: Posterior::default(),
             steps: VecDeque::new(),
             starts_h: Vec::new(),
             kept: Kept::default(),
             stepped: 0.0,
             horizon_h,
+            from_h,
             rulings: Vec::new(),
             judged_blocks: 0,
             judged_h: 0.0,
             later: OnceLock::new(),
             beside: OnceLock::new(),
+            settled: None,
         }
     }
 
@@ -80,6 +99,9 @@ impl Track {
         } else {
             // Another statistic of the same series: its level is free once more.
             self.regression.step(f64::NAN);
+            if let Some(settled) = &mut self.settled {
+                settled.regression.step(f64::NAN);
+            }
         }
         self.blocker.set_period(period_h);
     }
@@ -88,25 +110,7 @@ impl Track {
     pub fn push(&mut self, tick: Tick) {
         self.blocker.push(tick, &mut self.rulings);
         for ruling in std::mem::take(&mut self.rulings) {
-            self.apply(&ruling);
-            match ruling {
-                Ruling::Step { t_h, size } => {
-                    if self.steps.len() == STEPS {
-                        self.steps.pop_front();
-                    }
-                    self.steps.push_back((t_h, size));
-                    self.stepped += self.regression.step(size);
-                }
-                Ruling::Restart(t_h) => {
-                    if self.starts_h.len() == STARTS {
-                        self.starts_h.remove(0);
-                    }
-                    self.starts_h.push(t_h);
-                    self.stepped = 0.0;
-                }
-                Ruling::Use(block) => self.kept.push(block, self.stepped),
-                Ruling::Drop(_) => {}
-            }
+            self.apply(ruling);
         }
     }
 
@@ -121,6 +125,9 @@ impl Track {
         self.posterior = posterior::weigh(&mut self.regression, self.horizon_h);
         self.later = OnceLock::new();
         self.beside = OnceLock::new();
+        if let Some(settled) = &mut self.settled {
+            settled.judge();
+        }
         true
     }
 
@@ -132,11 +139,15 @@ impl Track {
             return Shown::Stepped;
         }
         // Steps that leave no doubt by themselves need no growth between them to be weighed against its rivals.
-        let alone = steps.probability > 0.98 && steps.drift.abs() - 2.0 * steps.sd > 1.0;
+        let alone = self.stepping_alone().probability > 0.98 && steps.drift.abs() - 2.0 * steps.sd > 1.0;
         let Some(claim) = self.claim() else { return Shown::Stepped };
         let shown = self.kept.shows(&claim, self.horizon_h, alone);
         if shown != Shown::No {
             return shown;
+        }
+        // Hours of the day take two whole days.
+        if self.from_h > 0.0 {
+            return Shown::No;
         }
         let in_shifts = self.kept.in_shifts(&claim, self.horizon_h);
         in_shifts.map_or(Shown::No, |claim| self.kept.shows(&claim, self.horizon_h, alone))
@@ -215,9 +226,20 @@ impl Track {
         final_look(self.regression.now_h, self.horizon_h)
     }
 
-    /// What the steps amount to.
+    /// What the steps amount to, at the end of the horizon beside what leaks between them.
     pub fn stepping(&self) -> StepLeak {
-        steps::judge(&self.steps, &self.starts_h, self.regression.now_h, self.horizon_h)
+        let steps = self.stepping_alone();
+        let p = &self.posterior;
+        let leaks = if steps.drift > 0.0 { p.above(0.5) } else { p.below(-0.5) };
+        if self.regression.now_h < FINAL * self.horizon_h || leaks < KNOWN {
+            return steps;
+        }
+        let beside = steps.beside_leak();
+        if beside.probability > 0.5 { beside } else { steps }
+    }
+
+    fn stepping_alone(&self) -> StepLeak {
+        steps::judge(&self.steps, &self.starts_h, self.from_h, self.regression.now_h, self.horizon_h)
     }
 
     /// Median of the last blocks, bytes.
@@ -225,11 +247,42 @@ impl Track {
         self.blocker.level_bytes()
     }
 
-    fn apply(&mut self, ruling: &Ruling) {
+    /// The run since it had settled, once that is enough to judge by.
+    pub fn settled(&self) -> Option<&Track> {
+        self.settled.as_deref().filter(|settled| settled.regression.now_h > SETTLED_FROM * self.horizon_h)
+    }
+
+    /// Whether the likeliest leak has gone on for as long as a run takes to settle: what set in later, the start did not hide.
+    pub fn is_old(&self) -> bool {
+        self.claim().is_some_and(|claim| self.regression.now_h - claim.onset_h >= SETTLED * self.horizon_h)
+    }
+
+    fn apply(&mut self, ruling: Ruling) {
+        if let Some(settled) = &mut self.settled {
+            settled.apply(ruling);
+        }
         match ruling {
-            Ruling::Restart(t_h) => self.regression.restart(*t_h),
-            Ruling::Use(block) => self.regression.push(block),
-            Ruling::Step { .. } | Ruling::Drop(_) => {}
+            _ if ruling.since_h() < self.from_h => {}
+            Ruling::Step { t_h, size } => {
+                if self.steps.len() == STEPS {
+                    self.steps.pop_front();
+                }
+                self.steps.push_back((t_h, size));
+                self.stepped += self.regression.step(size);
+            }
+            Ruling::Restart(t_h) => {
+                if self.starts_h.len() == STARTS {
+                    self.starts_h.remove(0);
+                }
+                self.starts_h.push(t_h);
+                self.stepped = 0.0;
+                self.regression.restart(t_h);
+            }
+            Ruling::Use(block) => {
+                self.regression.push(&block);
+                self.kept.push(block, self.stepped);
+            }
+            Ruling::Drop(_) => {}
         }
     }
 }
