@@ -70,19 +70,19 @@ const SHOWN_LAST: f64 = 0.2;
 /// ... then.
 const SHOWN_LAST_LATE_ONSET: f64 = 0.3;
 /// So much of the tolerance is much of it ...
-const GONE: f64 = 0.65;
+const GONE: f64 = 0.8;
 /// ... where the series shows between so much and so much of what is claimed: more is growth of another kind.
 const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
 /// By this age what bends has bent; until then a leak that was there from the start must be straighter than a second warm-up by so much
 /// (twice the logarithm).
 const BENT_H: f64 = 7.0;
-const STRAIGHTER: f64 = 2.0;
-/// ... or its odds be so much higher.
-const ODDS_BENT: f64 = 10.0;
+const STRAIGHTER: f64 = 4.0;
+/// ... or its odds be higher than so much.
+const ODDS_BENT: f64 = 6.0;
 /// By how much a leak must be likelier than all that rises like one and is none (natural logarithm) ...
 const ODDS: f64 = 4.0;
-/// ... and after a day and a half, when what bends has bent and a second day is over.
-const ODDS_LATER: f64 = 2.5;
+/// ... where much of the tolerance is gone for sure: waiting costs more than asking, ...
+const ODDS_GONE: f64 = 2.0;
 /// ... at the end of the horizon, when no more looks are to come than two or three, ...
 const ODDS_AT_THE_END: f64 = 0.5;
 /// ... then even beside a day that has not come round where they are so high, ...
@@ -94,11 +94,6 @@ const ODDS_OF_SHIFTS_AT_THE_END: f64 = 4.0;
 /// larger than any usual cache.
 const FILL_RATE: f64 = 1.3;
 const FILLS_H: f64 = 2.3;
-/// What began to grow with the run may be the edge of a working day, for so long, hours, and until it is larger than any day (82 MB): then
-/// the odds must be higher.
-const EDGE_H: f64 = 3.5;
-const EDGE_MOST: f64 = 1.65;
-const ODDS_IN_EDGE: f64 = 8.5;
 /// For so long what is said to shrink must lie below where it began, hours.
 const FALLEN_H: f64 = 12.0;
 /// ... and by more than the evening of a busy day, tolerances (90 MB).
@@ -262,10 +257,9 @@ impl Kept {
                     f64::INFINITY
                 }
             }
-            None if !late && age_h < EDGE_H && so_far < EDGE_MOST => ODDS_IN_EDGE,
             None if at_the_end => ODDS_AT_THE_END,
-            None if last.t_h < DAY_KNOWN_H => ODDS,
-            None => ODDS_LATER,
+            None if gone > GONE => ODDS_GONE,
+            None => ODDS,
         };
         if self.weigh(claim, horizon_h).is_none_or(|weighed| weighed.ln_odds < enough) {
             return if stepped { Shown::Stepped } else { Shown::No };

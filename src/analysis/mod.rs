@@ -226,23 +226,18 @@ impl Detector {
     fn evidence(&self, track: &Track) -> Option<(f64, f64)> {
         let now_h = track.regression.now_h;
         let (side, doubt) = doubt(track);
-        if doubt > DOUBT_GONE {
+        let last = track.at_the_end();
+        let most = if last { DOUBT_AT_THE_END } else { DOUBT_GONE };
+        if doubt > most {
             return None;
         }
         let left = match track.shown() {
             Shown::No => 0.0,
-            Shown::Stepped if track.at_the_end() => DOUBT_GONE,
+            Shown::Stepped if last => most,
             Shown::Stepped => DOUBT_STEPPED,
-            Shown::Steep => DOUBT_GONE_YOUNG,
-            Shown::ToleranceGone if now_h > YOUNG_H => DOUBT_GONE,
-            Shown::ToleranceGone if now_h > FIRST_H => DOUBT_GONE_YOUNG,
-            Shown::Yes | Shown::ToleranceGone => {
-                if now_h > YOUNG_H {
-                    DOUBT
-                } else {
-                    DOUBT_YOUNG
-                }
-            }
+            Shown::Steep => most,
+            Shown::ToleranceGone if now_h > FIRST_H => most,
+            Shown::Yes | Shown::ToleranceGone => DOUBT,
         };
         (doubt <= left / f64::from(self.params.series_count.max(1)).sqrt()).then_some((side, doubt))
     }
@@ -265,12 +260,9 @@ const DOUBT: f64 = 0.05;
 /// ... where all rests on steps: no rival was weighed against them but arenas, ...
 const DOUBT_STEPPED: f64 = 0.02;
 /// ... where much of the tolerance is gone for sure: waiting costs more than asking, but for the first hour, when any start is steep.
-const DOUBT_GONE: f64 = 0.2;
-/// Both while the run is young: what doubt is left then is mostly that it may be warming up.
-const DOUBT_YOUNG: f64 = 0.02;
-const DOUBT_GONE_YOUNG: f64 = 0.08;
-/// Hours until a run is no longer young: twice the slowest time constant of a usual start.
-const YOUNG_H: f64 = 7.0;
+const DOUBT_GONE: f64 = 0.1;
+/// ... and at the end of the horizon, there and where all rests on steps.
+const DOUBT_AT_THE_END: f64 = 0.2;
 /// How long the first hour is.
 const FIRST_H: f64 = 1.0;
 /// Probability that the drift exceeds the tolerance itself that an alarm needs.
