@@ -75,7 +75,7 @@ const GONE: f64 = 0.8;
 const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
 /// By this age what bends has bent; until then a leak that was there from the start must be straighter than a second warm-up by so much
 /// (twice the logarithm).
-const BENT_H: f64 = 7.0;
+const BENT_H: f64 = 8.0;
 const STRAIGHTER: f64 = 4.0;
 /// ... or its odds be higher than so much.
 const ODDS_BENT: f64 = 6.0;
