@@ -81,7 +81,7 @@ const STRAIGHTER: f64 = 4.0;
 const ODDS_BENT: f64 = 6.0;
 /// By how much a leak must be likelier than all that rises like one and is none (natural logarithm) ...
 const ODDS: f64 = 4.0;
-/// ... where much of the tolerance is gone for sure: waiting costs more than asking, ...
+/// ... where much of the tolerance is gone for sure: waiting costs more than asking (but not asking twice), ...
 const ODDS_GONE: f64 = 2.0;
 /// ... at the end of the horizon, when no more looks are to come than two or three, ...
 const ODDS_AT_THE_END: f64 = 0.5;
@@ -205,7 +205,8 @@ impl Kept {
     }
 
     /// Whether the series itself bears the claim out; `stepped` where its steps are a leak whatever creeps between them.
-    pub fn shows(&self, claim: &Claim, horizon_h: f64, stepped: bool) -> Shown {
+    /// `again` where part of a run is asked what the whole did not show.
+    pub fn shows(&self, claim: &Claim, horizon_h: f64, stepped: bool, again: bool) -> Shown {
         let Some(last) = self.blocks.last() else { return Shown::No };
         let young = self.blocks.iter().rev().take_while(|b| b.segment == last.segment).last().map_or(0.0, |b| b.from_h);
         let age_h = last.t_h - claim.onset_h;
@@ -258,7 +259,7 @@ impl Kept {
                 }
             }
             None if at_the_end => ODDS_AT_THE_END,
-            None if gone > GONE => ODDS_GONE,
+            None if gone > GONE && !again => ODDS_GONE,
             None => ODDS,
         };
         if self.weigh(claim, horizon_h).is_none_or(|weighed| weighed.ln_odds < enough) {

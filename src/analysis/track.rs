@@ -141,16 +141,18 @@ impl Track {
         // Steps that leave no doubt by themselves need no growth between them to be weighed against its rivals.
         let alone = self.stepping_alone().probability > 0.98 && steps.drift.abs() - 2.0 * steps.sd > 1.0;
         let Some(claim) = self.claim() else { return Shown::Stepped };
-        let shown = self.kept.shows(&claim, self.horizon_h, alone);
+        // What comes after the start is asked again.
+        let again = self.from_h > 0.0;
+        let shown = self.kept.shows(&claim, self.horizon_h, alone, again);
         if shown != Shown::No {
             return shown;
         }
         // Hours of the day take two whole days.
-        if self.from_h > 0.0 {
+        if again {
             return Shown::No;
         }
         let in_shifts = self.kept.in_shifts(&claim, self.horizon_h);
-        in_shifts.map_or(Shown::No, |claim| self.kept.shows(&claim, self.horizon_h, alone))
+        in_shifts.map_or(Shown::No, |claim| self.kept.shows(&claim, self.horizon_h, alone, false))
     }
 
     /// What the later half of the run says by itself, where it does not show the growth that the whole run is said to have: a cache
