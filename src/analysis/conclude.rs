@@ -79,7 +79,7 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
     }
     let (mean, [lo, hi]) = widely(with_steps(plain, steps));
     let doubtful = d.first_alarm_unix_s.is_none() && (lo > 0.0 || hi < 0.0);
-    match doubtful.then(|| d.fine.beside_a_rival()).flatten() {
+    match doubtful.then(|| d.judged().beside_a_rival()).flatten() {
         Some(drift) => {
             let (mean, [least, most]) = widely(with_steps(drift, steps));
             ((mean, [least.min(lo), most.max(hi)]), by_sum)
