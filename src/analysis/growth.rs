@@ -146,6 +146,11 @@ impl Kept {
         self.stepped.push(stepped);
     }
 
+    /// The blocks themselves.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
     /// Shares of the claimed growth that the series shows: `None` where there is too little to tell.
     pub fn shares(&self, claim: &Claim) -> Option<Shares> {
         let rows = self.rows(claim, &|b: &Block| grown(claim, b));

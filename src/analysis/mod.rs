@@ -36,6 +36,7 @@ mod rivals;
 mod sawtooth;
 mod shifts;
 mod special;
+mod staircase;
 mod steps;
 pub mod summary;
 #[cfg(test)]
@@ -70,6 +71,18 @@ impl Default for Params {
     }
 }
 
+/// Which account of the run a finding is read off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum By {
+    /// The whole run, as it came in.
+    #[default]
+    Whole,
+    /// What was left without its start.
+    Settled,
+    /// The whole run, its steps found looking back.
+    LookingBack,
+}
+
 /// Watches one series. One more sample costs O(1) amortised, and memory is bounded for a run of any length.
 #[derive(Debug, Clone)]
 pub struct Detector {
@@ -87,8 +100,10 @@ pub struct Detector {
     first_alarm_unix_s: Option<f64>,
     /// Since when the evidence stands (hours), and which way it points.
     evident: Option<(f64, f64)>,
-    /// Whether it rang by what was left without the run's start.
-    settled: bool,
+    /// By what it rang.
+    by: By,
+    /// When the run was last looked back upon, hours.
+    looked_back_h: f64,
     segment: Option<u32>,
 }
 
@@ -110,7 +125,8 @@ impl Detector {
             samples: 0,
             first_alarm_unix_s: None,
             evident: None,
-            settled: false,
+            by: By::default(),
+            looked_back_h: 0.0,
             segment: None,
         }
     }
@@ -199,14 +215,19 @@ impl Detector {
         let last = self.fine.at_the_end();
         let mut evidence = self.evidence(&self.fine);
         // Later on it is asked once more, of a run that had settled. What falls in a day and a half may be a weekend.
-        self.settled = false;
+        self.by = By::Whole;
         if evidence.is_none() {
             let settled = self.fine.settled().filter(|track| track.is_old());
             evidence = settled.and_then(|track| self.evidence(track)).filter(|(side, _)| *side > 0.0);
-            self.settled = evidence.is_some();
+            self.by = By::Settled;
+        }
+        if evidence.is_none() && (last || self.evident.is_some() || now_h > LOOK_BACK_GROWTH * self.looked_back_h) {
+            self.looked_back_h = now_h;
+            evidence = self.fine.looked_back().and_then(|track| self.evidence(track));
+            self.by = By::LookingBack;
         }
         let Some((side, doubt)) = evidence else {
-            self.evident = None;
+            (self.evident, self.by) = (None, By::Whole);
             return false;
         };
         let since = match self.evident {
@@ -244,7 +265,12 @@ impl Detector {
 
     /// What the finding is read off.
     fn judged(&self) -> &Track {
-        if self.settled { self.fine.settled().unwrap_or(&self.fine) } else { &self.fine }
+        let judged = match self.by {
+            By::Whole => None,
+            By::Settled => self.fine.settled(),
+            By::LookingBack => self.fine.looked_back(),
+        };
+        judged.unwrap_or(&self.fine)
     }
 
     /// Posterior probability that the drift is less than half the tolerance after all; 1 while it is not likely beyond the tolerance itself. The alarm rings when this is small and stays so.
@@ -277,6 +303,8 @@ const BEYOND_DOUBT: f64 = 1e-3;
 const STANDS_BEYOND_DOUBT_H: f64 = 0.04;
 /// ... and the same as a share of the run so far.
 const STANDS_SHARE: f64 = 0.01;
+/// The run has to grow by this factor before it is looked back upon anew.
+const LOOK_BACK_GROWTH: f64 = 1.04;
 
 /// Which way the drift probably goes, and what doubt is left of that: see [`Detector::doubt`].
 fn doubt(t: &Track) -> (f64, f64) {

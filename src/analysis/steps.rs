@@ -54,6 +54,8 @@ const ODDS: f64 = 0.08;
 const ODDS_IN_LEAK: f64 = 4.0;
 /// The same for steps down: what shrinks in steps is rare, and what falls after a spike that was taken for a step is not.
 const ODDS_DOWN: f64 = 0.002;
+/// Of what steps and is no leak, this share goes up and down alike, where small steps are looked for.
+const WANDER: f64 = 0.2;
 /// Steps in a horizon that a leak makes, on a logarithmic grid.
 const LEAK_STEPS: [f64; 6] = [4.0, 7.0, 12.0, 22.0, 40.0, 75.0];
 /// How much a leak's steps differ in size: standard deviations of their logarithms.
@@ -84,7 +86,23 @@ const AGAINST: (f64, f64) = (1e-3, 0.1);
 /// Judges the steps of the last horizon, at `now_h`, but none before `from_h`; `starts_h` are the beginnings of the incarnations.
 pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], from_h: f64, now_h: f64, horizon_h: f64) -> StepLeak {
     let from = (now_h - horizon_h).max(from_h);
-    let (events, returned) = come_to_stay(merged(steps, from));
+    weigh(come_to_stay(merged(steps, from)), starts_h, from, now_h, horizon_h, 0.0)
+}
+
+/// The same of steps that were found looking back: smaller ones, slower ones, and more of those that are noise. Those go down as often as up.
+pub fn judge_back(steps: &VecDeque<Step>, starts_h: &[f64], from_h: f64, now_h: f64, horizon_h: f64) -> StepLeak {
+    let from = (now_h - horizon_h).max(from_h);
+    weigh((left_over(merged(steps, from)), 0.0), starts_h, from, now_h, horizon_h, WANDER)
+}
+
+fn weigh(
+    (events, returned): (Vec<Step>, f64),
+    starts_h: &[f64],
+    from: f64,
+    now_h: f64,
+    horizon_h: f64,
+    wander: f64,
+) -> StepLeak {
     let n = events.len();
     let sum: f64 = events.iter().map(|e| e.1).sum();
     let with: Vec<f64> = events.iter().map(|e| e.1 * sum.signum()).filter(|s| *s > 0.0).collect();
@@ -100,6 +118,9 @@ pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], from_h: f64, now_h: f64, 
     let times =
         ln_weighed(ln_arenas(&events, starts_h, from, now_h, horizon_h), ln_edges(&events, span, horizon_h), EDGES);
     let arenas = times + ln_odd(&with) + against * AGAINST.1.ln();
+    // What wanders goes up and down alike, at any time, by steps of any size.
+    let wanders = ln_rate(with.len(), span, horizon_h) + ln_alike(&with, LEAK_SIZES) - n as f64 * std::f64::consts::LN_2;
+    let arenas = ln_weighed(arenas, wanders, wander);
     let odds = if sum > 0.0 { ODDS } else { ODDS_DOWN } * (leak - arenas).clamp(-50.0, 50.0).exp();
     let scale = (horizon_h / span).max(1.0);
     let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
@@ -140,6 +161,32 @@ fn come_to_stay(events: Vec<Step>) -> (Vec<Step>, f64) {
         }
     }
     (left, returned)
+}
+
+/// What is left where each step may take back part of an earlier one that went the other way: the edges of a working day, with what came
+/// to stay beside them.
+fn left_over(events: Vec<Step>) -> Vec<Step> {
+    let mut left: Vec<Step> = Vec::with_capacity(events.len());
+    for (t_h, size) in events {
+        let back = left.iter().rposition(|(_, other)| {
+            let (less, more) = (other.abs().min(size.abs()), other.abs().max(size.abs()));
+            // A rise takes back any fall that is smaller, a fall no rise but one that is as large.
+            other * size < 0.0 && (less > (1.0 - ALIKE) * more || *other > 0.0 && -size < *other || size > -other)
+        });
+        match back {
+            Some(at) => {
+                let (before_h, other) = left.remove(at);
+                let net = other + size;
+                if net.abs() > ALIKE * size.abs().min(other.abs()) {
+                    left.push((if other.abs() > size.abs() { before_h } else { t_h }, net));
+                }
+            }
+            None => left.push((t_h, size)),
+        }
+    }
+    left.retain(|(_, size)| size.abs() > LEAK_SIZES.0);
+    left.sort_by(|a, b| a.0.total_cmp(&b.0));
+    left
 }
 
 /// Times of a leak's steps: a Poisson process of unknown rate.

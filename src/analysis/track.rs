@@ -7,6 +7,7 @@ use super::growth::{Claim, FINAL, Kept, Shown, final_look};
 use super::mixture::{Part, Posterior};
 use super::posterior::{self, Leak};
 use super::regression::Regression;
+use super::staircase;
 use super::steps::{self, Step, StepLeak};
 use super::ticks::Tick;
 use std::collections::VecDeque;
@@ -22,6 +23,8 @@ const LATER_BLOCKS: u64 = 60;
 const SETTLED: f64 = 0.25;
 /// From which share of the horizon on what comes after that is judged by itself.
 const SETTLED_FROM: f64 = 0.55;
+/// From this probability on steps leave no doubt by themselves.
+const STEPS_SURE: f64 = 0.98;
 /// From this probability on a leak is known.
 const KNOWN: f64 = 0.9;
 /// The run has to grow by this factor before it is judged anew: half an hour at the end of two days. The evidence of one
@@ -61,6 +64,10 @@ pub struct Track {
     /// The run without its first quarter of a horizon, weighed by itself under fewer kinds of noise: what started, warmed up and made its
     /// arenas in those hours misleads it no more. There from the beginning, or its memory would look like growth.
     settled: Option<Box<Track>>,
+    /// The run looked back upon: see [`looked_back`](Self::looked_back).
+    back: OnceLock<Option<Box<Track>>>,
+    /// Whether its steps were found looking back.
+    looks_back: bool,
 }
 
 impl Track {
@@ -89,6 +96,8 @@ impl Track {
             later: OnceLock::new(),
             beside: OnceLock::new(),
             settled: None,
+            back: OnceLock::new(),
+            looks_back: false,
         }
     }
 
@@ -125,6 +134,7 @@ impl Track {
         self.posterior = posterior::weigh(&mut self.regression, self.horizon_h);
         self.later = OnceLock::new();
         self.beside = OnceLock::new();
+        self.back = OnceLock::new();
         if let Some(settled) = &mut self.settled {
             settled.judge();
         }
@@ -139,7 +149,7 @@ impl Track {
             return Shown::Stepped;
         }
         // Steps that leave no doubt by themselves need no growth between them to be weighed against its rivals.
-        let alone = self.stepping_alone().probability > 0.98 && steps.drift.abs() - 2.0 * steps.sd > 1.0;
+        let alone = self.stepping_alone().probability > STEPS_SURE && steps.drift.abs() - 2.0 * steps.sd > 1.0;
         let Some(claim) = self.claim() else { return Shown::Stepped };
         // What comes after the start is asked again.
         let again = self.from_h > 0.0;
@@ -153,6 +163,34 @@ impl Track {
         }
         let in_shifts = self.kept.in_shifts(&claim, self.horizon_h);
         in_shifts.map_or(Shown::No, |claim| self.kept.shows(&claim, self.horizon_h, alone, false))
+    }
+
+    /// The same run with its steps found anew, looking back, where they could decide: they are a leak, or the horizon is about to end.
+    /// Worked out once a judgement, if anyone asks.
+    pub fn looked_back(&self) -> Option<&Track> {
+        let weigh = || {
+            let rulings = staircase::rulings(self.kept.blocks());
+            if !self.at_the_end() && !self.steps_decide(&rulings) {
+                return None;
+            }
+            let track = Track::since(self.from_h, self.tolerance_bytes, self.horizon_h, bank::few_noises());
+            let mut track = Track { looks_back: true, ..track };
+            rulings.into_iter().for_each(|ruling| track.apply(ruling));
+            track.judge();
+            Some(Box::new(track))
+        };
+        self.back.get_or_init(weigh).as_deref()
+    }
+
+    /// Whether the steps that were found looking back leave no doubt by themselves.
+    fn steps_decide(&self, rulings: &[Ruling]) -> bool {
+        let steps = rulings.iter().filter_map(|ruling| match ruling {
+            Ruling::Step { t_h, size } => Some((*t_h, *size)),
+            _ => None,
+        });
+        let now_h = self.regression.now_h;
+        let steps = steps::judge_back(&steps.collect(), &self.starts_h, self.from_h, now_h, self.horizon_h);
+        steps.probability > STEPS_SURE && steps.drift > 1.0
     }
 
     /// What the later half of the run says by itself, where it does not show the growth that the whole run is said to have: a cache
@@ -241,7 +279,8 @@ impl Track {
     }
 
     fn stepping_alone(&self) -> StepLeak {
-        steps::judge(&self.steps, &self.starts_h, self.from_h, self.regression.now_h, self.horizon_h)
+        let judge = if self.looks_back { steps::judge_back } else { steps::judge };
+        judge(&self.steps, &self.starts_h, self.from_h, self.regression.now_h, self.horizon_h)
     }
 
     /// Median of the last blocks, bytes.
