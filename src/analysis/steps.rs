@@ -44,6 +44,8 @@ const COUNT_MIN: usize = 3;
 const FELL_MAX: f64 = 0.35;
 /// Two steps are of about the same size if they differ by less than this share.
 const ALIKE: f64 = 0.3;
+/// ... and one takes the other back, wherever they lie, if they differ by less than this share.
+const AS_LARGE: f64 = 0.2;
 /// Of what steps and is no leak, this share is a start or a cache that was taken for steps: each is smaller than the one before.
 const DWINDLING: f64 = 0.2;
 /// How far steps to and fro are believed in at most: too little to ring, enough to be part of the interval.
@@ -56,6 +58,9 @@ const ODDS_IN_LEAK: f64 = 4.0;
 const ODDS_DOWN: f64 = 0.002;
 /// Of what steps and is no leak, this share goes up and down alike, where small steps are looked for.
 const WANDER: f64 = 0.2;
+/// ... and this share becomes ever rarer, after so many hours as one over time: what is filled at random.
+const DYING: f64 = 0.02;
+const DYING_H: [f64; 3] = [0.7, 2.0, 5.0];
 /// Steps in a horizon that a leak makes, on a logarithmic grid.
 const LEAK_STEPS: [f64; 6] = [4.0, 7.0, 12.0, 22.0, 40.0, 75.0];
 /// How much a leak's steps differ in size: standard deviations of their logarithms.
@@ -119,8 +124,10 @@ fn weigh(
         ln_weighed(ln_arenas(&events, starts_h, from, now_h, horizon_h), ln_edges(&events, span, horizon_h), EDGES);
     let arenas = times + ln_odd(&with) + against * AGAINST.1.ln();
     // What wanders goes up and down alike, at any time, by steps of any size.
-    let wanders = ln_rate(with.len(), span, horizon_h) + ln_alike(&with, LEAK_SIZES) - n as f64 * std::f64::consts::LN_2;
-    let arenas = ln_weighed(arenas, wanders, wander);
+    let alike = ln_alike(&with, LEAK_SIZES);
+    let wanders = ln_rate(with.len(), span, horizon_h) + alike - n as f64 * std::f64::consts::LN_2;
+    let dies = ln_dying(&events, starts_h, from, now_h) + alike + against * AGAINST.1.ln();
+    let arenas = ln_weighed(ln_weighed(arenas, dies, if wander > 0.0 { DYING } else { 0.0 }), wanders, wander);
     let odds = if sum > 0.0 { ODDS } else { ODDS_DOWN } * (leak - arenas).clamp(-50.0, 50.0).exp();
     let scale = (horizon_h / span).max(1.0);
     let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
@@ -163,30 +170,27 @@ fn come_to_stay(events: Vec<Step>) -> (Vec<Step>, f64) {
     (left, returned)
 }
 
-/// What is left where each step may take back part of an earlier one that went the other way: the edges of a working day, with what came
-/// to stay beside them.
-fn left_over(events: Vec<Step>) -> Vec<Step> {
-    let mut left: Vec<Step> = Vec::with_capacity(events.len());
-    for (t_h, size) in events {
-        let back = left.iter().rposition(|(_, other)| {
-            let (less, more) = (other.abs().min(size.abs()), other.abs().max(size.abs()));
-            // A rise takes back any fall that is smaller, a fall no rise but one that is as large.
-            other * size < 0.0 && (less > (1.0 - ALIKE) * more || *other > 0.0 && -size < *other || size > -other)
-        });
-        match back {
-            Some(at) => {
-                let (before_h, other) = left.remove(at);
-                let net = other + size;
-                if net.abs() > ALIKE * size.abs().min(other.abs()) {
-                    left.push((if other.abs() > size.abs() { before_h } else { t_h }, net));
-                }
-            }
-            None => left.push((t_h, size)),
+/// What is left where a step down takes back a step up: one that is as large, whenever it came (a level that comes and goes, noise), or part of
+/// a larger one (the edges of a working day, with what came to stay beside them).
+fn left_over(mut events: Vec<Step>) -> Vec<Step> {
+    let near = |a: f64, b: f64| a.min(b) / a.max(b);
+    for larger in [false, true] {
+        let downs: Vec<usize> = (0..events.len()).filter(|i| events[*i].1 < 0.0).collect();
+        for down in downs {
+            let size = -events[down].1;
+            let fits = |i: &usize| if larger { events[*i].1 > size } else { near(events[*i].1, size) > 1.0 - AS_LARGE };
+            let up = (0..events.len()).filter(|i| events[*i].1 > 0.0).filter(fits).max_by(|i, j| {
+                // The one that is most alike, or the last before, or the first after.
+                let rank = |i: usize| if larger { (if i < down { i } else { 0 }) as f64 } else { near(events[i].1, size) };
+                rank(*i).total_cmp(&rank(*j)).then(j.cmp(i))
+            });
+            let Some(up) = up else { continue };
+            events[up].1 = if larger { events[up].1 - size } else { 0.0 };
+            events[down].1 = 0.0;
         }
     }
-    left.retain(|(_, size)| size.abs() > LEAK_SIZES.0);
-    left.sort_by(|a, b| a.0.total_cmp(&b.0));
-    left
+    events.retain(|(_, size)| size.abs() > LEAK_SIZES.0);
+    events
 }
 
 /// Times of a leak's steps: a Poisson process of unknown rate.
@@ -194,6 +198,21 @@ fn ln_rate(n: usize, span: f64, horizon_h: f64) -> f64 {
     let terms = LEAK_STEPS.iter().map(|per_horizon| {
         let rate = per_horizon / horizon_h;
         n as f64 * rate.ln() - rate * span
+    });
+    ln_mean(terms)
+}
+
+/// Times of steps that become ever rarer as an incarnation grows older, however many.
+fn ln_dying(events: &[Step], starts_h: &[f64], from: f64, now_h: f64) -> f64 {
+    let mut starts: Vec<f64> = vec![from];
+    starts.extend(starts_h.iter().filter(|s| **s > from));
+    let ends = starts.iter().skip(1).copied().chain([now_h]);
+    let lives: Vec<f64> = starts.iter().zip(ends).map(|(start, end)| (end - start).max(0.0)).collect();
+    let age = |t: f64| t - starts.iter().rev().find(|s| **s <= t).unwrap_or(&from);
+    let terms = DYING_H.iter().flat_map(|knee| {
+        let whole: f64 = lives.iter().map(|life| (1.0 + life / knee).ln()).sum::<f64>().max(1e-3);
+        let at: f64 = events.iter().map(|e| -((age(e.0) + knee) * whole).ln()).sum();
+        LEAK_STEPS.iter().map(move |all| events.len() as f64 * all.ln() - all + at)
     });
     ln_mean(terms)
 }

@@ -23,8 +23,12 @@ const LATER_BLOCKS: u64 = 60;
 const SETTLED: f64 = 0.25;
 /// From which share of the horizon on what comes after that is judged by itself.
 const SETTLED_FROM: f64 = 0.55;
-/// From this probability on steps leave no doubt by themselves.
+/// From this probability on steps leave no doubt by themselves ...
 const STEPS_SURE: f64 = 0.98;
+/// ... and from this one on at the end of the horizon, looking back.
+const DECIDED: f64 = 0.8;
+/// What goes down in an incarnation's steps by more than this, tolerances, takes back what creeps up, looking back.
+const TAKEN_BACK: f64 = 0.5;
 /// From this probability on a leak is known.
 const KNOWN: f64 = 0.9;
 /// The run has to grow by this factor before it is judged anew: half an hour at the end of two days. The evidence of one
@@ -150,7 +154,16 @@ impl Track {
         }
         // Steps that leave no doubt by themselves need no growth between them to be weighed against its rivals.
         let alone = self.stepping_alone().probability > STEPS_SURE && steps.drift.abs() - 2.0 * steps.sd > 1.0;
+        // Looking back they are shown as they are claimed.
+        let decided = alone || self.at_the_end() && steps.probability > DECIDED && steps.drift.abs() - 2.0 * steps.sd > 1.0;
+        if decided && self.looks_back {
+            return Shown::Stepped;
+        }
         let Some(claim) = self.claim() else { return Shown::Stepped };
+        // What falls in steps is no part of what rises between them: a kernel that takes back what it let grow.
+        if self.looks_back && claim.drift > 0.0 && self.stepped < -TAKEN_BACK {
+            return Shown::No;
+        }
         // What comes after the start is asked again.
         let again = self.from_h > 0.0;
         let shown = self.kept.shows(&claim, self.horizon_h, alone, again);
