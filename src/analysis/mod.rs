@@ -11,7 +11,7 @@
 //! 6. `regression`: which columns those are at a given time;
 //! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
 //! 8. `mixture`: what that amounts to; `beliefs`: what was believed beforehand;
-//! 9. `steps`: are the steps a leak;
+//! 9. `steps`: are the steps a leak; `staircase`: the steps of the whole run, found looking back;
 //! 10. `growth`: does the series itself show what an alarm would claim of it;
 //! 11. `bends`: might a second warm-up be what is taken for a leak from the start; `rivals`: what else might it be that rises like that (`design` is the regression that asks it);
 //!     `shifts`: does it leak in some hours of each day alone;
@@ -260,7 +260,9 @@ impl Detector {
             Shown::ToleranceGone if now_h > FIRST_H => most,
             Shown::Yes | Shown::ToleranceGone => DOUBT,
         };
-        (doubt <= left / f64::from(self.params.series_count.max(1)).sqrt()).then_some((side, doubt))
+        // What is not shown does not ring, even where no doubt is left to a figure's last digit.
+        let rings = left > 0.0 && doubt <= left / f64::from(self.params.series_count.max(1)).sqrt();
+        rings.then_some((side, doubt))
     }
 
     /// What the finding is read off.

@@ -185,3 +185,42 @@ fn fit(run: &[Block], from: usize, to: usize, usual: f64) -> Line {
     let at = |b: Option<&Block>| b.map_or(y, |b| y + slope * (b.t_h - t));
     Line { from, to, slope, begins: at(part.first()), ends: at(part.last()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two days of blocks of ten minutes, with a scatter of half a megabyte.
+    fn steps_of(tolerances: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
+        let block = |i: u32| {
+            let t_h = f64::from(i) / 6.0;
+            let scatter = f64::from((i * 7919) % 101) / 101.0 - 0.5;
+            let y = tolerances(t_h) + 0.02 * scatter;
+            Block { t_h, from_h: t_h - 0.08, to_h: t_h + 0.08, y, ticks: 10, ..Block::default() }
+        };
+        let rulings = rulings(&(1..288).map(block).collect::<Vec<_>>());
+        let step = |ruling| match ruling {
+            Ruling::Step { t_h, size } => Some((t_h, size)),
+            _ => None,
+        };
+        rulings.into_iter().filter_map(step).collect()
+    }
+
+    #[test]
+    fn bursts_of_half_an_hour_and_of_five_megabytes_are_found() {
+        let bursts = [(5.0, 0.1), (9.3, 0.4), (20.1, 0.12), (33.0, 0.7), (41.2, 0.2)];
+        let found = steps_of(|t| bursts.iter().map(|(at, size)| size * ((t - at) / 0.5).clamp(0.0, 1.0)).sum());
+        assert_eq!(found.len(), bursts.len(), "{found:?}");
+        for ((at, size), (found_h, found_size)) in bursts.iter().zip(&found) {
+            assert!((at - found_h).abs() < 0.8 && (size - found_size).abs() < 0.03, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_bends_or_comes_round_each_day_has_no_steps() {
+        let warm = steps_of(|t| 6.0 * (1.0 - (-t / 2.0).exp()));
+        let flattens = steps_of(|t| 4.0 * (1.0 - (-(t / 3.0).powf(0.6)).exp()));
+        let day = steps_of(|t| 0.8 * (std::f64::consts::TAU * t / 24.0).sin());
+        assert_eq!([warm, flattens, day], [vec![], vec![], vec![]]);
+    }
+}

@@ -181,7 +181,8 @@ fn left_over(mut events: Vec<Step>) -> Vec<Step> {
             let fits = |i: &usize| if larger { events[*i].1 > size } else { near(events[*i].1, size) > 1.0 - AS_LARGE };
             let up = (0..events.len()).filter(|i| events[*i].1 > 0.0).filter(fits).max_by(|i, j| {
                 // The one that is most alike, or the last before, or the first after.
-                let rank = |i: usize| if larger { (if i < down { i } else { 0 }) as f64 } else { near(events[i].1, size) };
+                let rank =
+                    |i: usize| if larger { (if i < down { i } else { 0 }) as f64 } else { near(events[i].1, size) };
                 rank(*i).total_cmp(&rank(*j)).then(j.cmp(i))
             });
             let Some(up) = up else { continue };
@@ -391,5 +392,31 @@ mod tests {
         let arenas = [(4.1, 0.3), (4.7, 0.3), (5.5, 0.3), (7.2, 0.3)];
         assert!(probability(&arenas, 8.0) < 0.9, "{}", probability(&arenas, 8.0));
         assert!(probability(&arenas, 30.0) < 0.1, "{}", probability(&arenas, 30.0));
+    }
+
+    fn looking_back(steps: &[Step]) -> StepLeak {
+        judge_back(&steps.iter().copied().collect(), &[], 0.0, 47.7, 48.0)
+    }
+
+    #[test]
+    fn looking_back_what_a_day_takes_back_is_not_counted_and_what_it_leaves_is() {
+        // Two days of 47 MB, and bursts of 15 beside them, one of them within a morning.
+        let days =
+            [(2.4, 0.3), (4.7, 0.3), (7.1, 1.27), (10.4, 0.3), (16.7, -0.95), (30.4, 1.0), (41.5, -0.94), (43.2, 0.3)];
+        let left = left_over(days.to_vec());
+        assert_eq!(left.len(), 5, "{left:?}");
+        assert!(left.iter().all(|(_, size)| (size - 0.3).abs() < 0.05), "{left:?}");
+    }
+
+    #[test]
+    fn looking_back_steps_must_go_on_and_go_up() {
+        // Of bursts, seven that were seen: from 5 to 30 MB, to the end.
+        let bursts = [(3.6, 0.59), (6.5, 0.09), (9.6, 0.47), (15.9, 0.32), (20.4, 0.37), (33.6, 0.26), (40.0, 0.28)];
+        assert!(looking_back(&bursts).probability > 0.8, "{:?}", looking_back(&bursts));
+        // As many that stop half way; as many of which half go down.
+        let stop = [(0.7, 0.26), (1.3, 0.27), (2.5, 0.29), (3.6, 0.26), (7.9, 0.18), (14.6, 0.12), (17.9, 0.1)];
+        assert!(looking_back(&stop).probability < 0.2, "{:?}", looking_back(&stop));
+        let wanders = bursts.map(|(t_h, size)| (t_h, if t_h < 16.0 && t_h > 5.0 { -0.45 * size } else { size }));
+        assert!(looking_back(&wanders).probability < 0.2, "{:?}", looking_back(&wanders));
     }
 }

@@ -155,7 +155,8 @@ impl Track {
         // Steps that leave no doubt by themselves need no growth between them to be weighed against its rivals.
         let alone = self.stepping_alone().probability > STEPS_SURE && steps.drift.abs() - 2.0 * steps.sd > 1.0;
         // Looking back they are shown as they are claimed.
-        let decided = alone || self.at_the_end() && steps.probability > DECIDED && steps.drift.abs() - 2.0 * steps.sd > 1.0;
+        let decided =
+            alone || self.at_the_end() && steps.probability > DECIDED && steps.drift.abs() - 2.0 * steps.sd > 1.0;
         if decided && self.looks_back {
             return Shown::Stepped;
         }
