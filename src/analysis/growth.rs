@@ -151,6 +151,12 @@ impl Kept {
         &self.blocks
     }
 
+    /// How far the incarnations end above where they began, together, tolerances.
+    pub fn risen(&self) -> f64 {
+        let ends = |run: std::ops::Range<usize>| self.blocks[run.end - 1].y - self.blocks[run.start].y;
+        segments(&self.blocks).into_iter().map(ends).sum()
+    }
+
     /// Shares of the claimed growth that the series shows: `None` where there is too little to tell.
     pub fn shares(&self, claim: &Claim) -> Option<Shares> {
         let rows = self.rows(claim, &|b: &Block| grown(claim, b));

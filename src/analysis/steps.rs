@@ -91,13 +91,13 @@ const AGAINST: (f64, f64) = (1e-3, 0.1);
 /// Judges the steps of the last horizon, at `now_h`, but none before `from_h`; `starts_h` are the beginnings of the incarnations.
 pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], from_h: f64, now_h: f64, horizon_h: f64) -> StepLeak {
     let from = (now_h - horizon_h).max(from_h);
-    weigh(come_to_stay(merged(steps, from)), starts_h, from, now_h, horizon_h, 0.0)
+    weigh(come_to_stay(merged(steps, from)), starts_h, from, now_h, horizon_h, false)
 }
 
 /// The same of steps that were found looking back: smaller ones, slower ones, and more of those that are noise. Those go down as often as up.
 pub fn judge_back(steps: &VecDeque<Step>, starts_h: &[f64], from_h: f64, now_h: f64, horizon_h: f64) -> StepLeak {
     let from = (now_h - horizon_h).max(from_h);
-    weigh((left_over(merged(steps, from)), 0.0), starts_h, from, now_h, horizon_h, WANDER)
+    weigh((left_over(merged(steps, from)), 0.0), starts_h, from, now_h, horizon_h, true)
 }
 
 fn weigh(
@@ -106,7 +106,7 @@ fn weigh(
     from: f64,
     now_h: f64,
     horizon_h: f64,
-    wander: f64,
+    looking_back: bool,
 ) -> StepLeak {
     let n = events.len();
     let sum: f64 = events.iter().map(|e| e.1).sum();
@@ -123,11 +123,15 @@ fn weigh(
     let times =
         ln_weighed(ln_arenas(&events, starts_h, from, now_h, horizon_h), ln_edges(&events, span, horizon_h), EDGES);
     let arenas = times + ln_odd(&with) + against * AGAINST.1.ln();
-    // What wanders goes up and down alike, at any time, by steps of any size.
-    let alike = ln_alike(&with, LEAK_SIZES);
-    let wanders = ln_rate(with.len(), span, horizon_h) + alike - n as f64 * std::f64::consts::LN_2;
-    let dies = ln_dying(&events, starts_h, from, now_h) + alike + against * AGAINST.1.ln();
-    let arenas = ln_weighed(ln_weighed(arenas, dies, if wander > 0.0 { DYING } else { 0.0 }), wanders, wander);
+    let arenas = if looking_back {
+        // What wanders goes up and down alike, at any time, by steps of any size.
+        let alike = ln_alike(&with, LEAK_SIZES);
+        let wanders = ln_rate(with.len(), span, horizon_h) + alike - n as f64 * std::f64::consts::LN_2;
+        let dies = ln_dying(&events, starts_h, from, now_h) + alike + against * AGAINST.1.ln();
+        ln_weighed(ln_weighed(arenas, dies, DYING), wanders, WANDER)
+    } else {
+        arenas
+    };
     let odds = if sum > 0.0 { ODDS } else { ODDS_DOWN } * (leak - arenas).clamp(-50.0, 50.0).exp();
     let scale = (horizon_h / span).max(1.0);
     let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();

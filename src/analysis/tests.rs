@@ -194,14 +194,13 @@ fn a_level_that_comes_and_goes_is_no_leak_in_steps() {
 
 #[test]
 fn bursts_too_small_and_too_slow_to_be_steps_are_found_looking_back() {
-    // Half an hour each, 4 to 30 MB, to the end of the run, beside a warm-up: each too small or too slow to be named as it comes.
-    let bursts =
-        [(7.5, 29.0), (11.7, 13.0), (16.2, 6.0), (18.0, 7.0), (24.3, 21.0), (30.0, 8.0), (36.5, 27.0), (44.0, 9.0)];
+    // Half an hour each, 5 to 29 MB, beside a warm-up: too small or too slow to be named as they come, and few enough for arenas.
+    let bursts = [(3.6, 29.0), (6.5, 5.0), (9.6, 23.0), (15.9, 16.0), (20.4, 18.0), (33.6, 13.0), (36.0, 14.0)];
     let grown = |h: f64| bursts.iter().map(|(at, size)| size * ((h - at) / 0.5).clamp(0.0, 1.0)).sum::<f64>();
-    let warm = |h: f64| 250.0 * (1.0 - (-h / 2.0).exp());
+    let warm = |h: f64| 267.0 * (1.0 - (-h / 0.85).exp());
     let f = batch(&series(48.0, 60.0, |h| 900.0 + warm(h) + grown(h)), Params::default());
     assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Step), "{f:?}");
-    assert!(f.drift_ci95_bytes[0] < 120e6 && f.drift_ci95_bytes[1] > 120e6, "{f:?}");
+    assert!(f.drift_ci95_bytes[0] < 118e6 && f.drift_ci95_bytes[1] > 118e6, "{f:?}");
     // As many of them, as large, of which every second one gives back what the one before took.
     let comes_and_goes = |h: f64| {
         let one = |(i, at): (usize, f64)| if i % 2 == 0 { 18.0 } else { -18.0 } * ((h - at) / 0.5).clamp(0.0, 1.0);

@@ -27,6 +27,8 @@ const SETTLED_FROM: f64 = 0.55;
 const STEPS_SURE: f64 = 0.98;
 /// ... and from this one on at the end of the horizon, looking back.
 const DECIDED: f64 = 0.8;
+/// Of what steps are said to add, looking back, the series must lie so much above where it began.
+const RISEN: f64 = 0.5;
 /// What goes down in an incarnation's steps by more than this, tolerances, takes back what creeps up, looking back.
 const TAKEN_BACK: f64 = 0.5;
 /// From this probability on a leak is known.
@@ -158,7 +160,10 @@ impl Track {
         let decided =
             alone || self.at_the_end() && steps.probability > DECIDED && steps.drift.abs() - 2.0 * steps.sd > 1.0;
         if decided && self.looks_back {
-            return Shown::Stepped;
+            // What steps up and creeps down again has grown by nothing.
+            let said = steps.drift * (self.regression.now_h / self.horizon_h).min(1.0);
+            let shown = self.kept.risen() * said.signum() > RISEN * said.abs();
+            return if shown { Shown::Stepped } else { Shown::No };
         }
         let Some(claim) = self.claim() else { return Shown::Stepped };
         // What falls in steps is no part of what rises between them: a kernel that takes back what it let grow.
