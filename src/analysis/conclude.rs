@@ -133,7 +133,9 @@ fn verdict(d: &Detector, estimate: Estimate, steps: &StepLeak) -> Verdict {
         return Verdict::Outside;
     }
     let long_enough = d.fine.regression.blocks >= 3 * BLOCKS_MIN;
-    if long_enough && inside(estimate) { Verdict::Within } else { Verdict::Inconclusive }
+    // What has stepped by the whole tolerance since the start is not within it, however likely it is that it will step no more.
+    let stays = d.fine.stepped_since_settled().abs() < 1.0;
+    if long_enough && stays && inside(estimate) { Verdict::Within } else { Verdict::Inconclusive }
 }
 
 fn shape(d: &Detector, (drift, [lo, hi]): Estimate, steps: &StepLeak, by_sum: bool, verdict: Verdict) -> Shape {

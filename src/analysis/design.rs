@@ -99,16 +99,26 @@ pub struct Design {
     has_extra: bool,
 }
 
-/// A column beside those of the claim: its shape by time (hours) in one incarnation, counted from the first, or in all of them from the
-/// beginning of each; and the standard deviation of its prior, tolerances.
+/// A column beside those of the claim: its shape by time (hours), where it is, and the standard deviation of its prior (tolerances).
 #[derive(Clone, Copy)]
 pub struct Extra<'a> {
-    /// Time, hours: since the beginning of the incarnation, or, in one alone, of the run.
+    /// Time, hours: since the beginning of the run, or, where each incarnation has it, of that.
     pub shape: &'a dyn Fn(f64) -> f64,
-    /// In which; `None` for all.
-    pub incarnation: Option<usize>,
+    /// See above.
+    pub place: Place,
     /// See above.
     pub sd: f64,
+}
+
+/// Where a column is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In every incarnation, from its beginning.
+    Each,
+    /// In one incarnation, counted from the first.
+    One(usize),
+    /// In all of them, whenever they began.
+    All,
 }
 
 impl Design {
@@ -177,10 +187,10 @@ impl Design {
             let warm = |k: usize| if k < WARM { warm_shape(k, since_h) } else { 0.0 };
             let mut row = [0.0; N];
             row[..3].copy_from_slice(&[1.0, warm(kinds[0]), warm(kinds[1])]);
-            row[3] = extra.map_or(0.0, |e| match e.incarnation {
-                None => (e.shape)(since_h),
-                Some(i) if i == self.incarnations.len() => (e.shape)(b.t_h),
-                Some(_) => 0.0,
+            row[3] = extra.map_or(0.0, |e| match e.place {
+                Place::Each => (e.shape)(since_h),
+                Place::One(i) if i != self.incarnations.len() => 0.0,
+                Place::One(_) | Place::All => (e.shape)(b.t_h),
             });
             steps.iter_mut().for_each(|step| step.on ^= step.turns.contains(&i));
             for (c, step) in steps[fixed..].iter().enumerate() {

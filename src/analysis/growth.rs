@@ -84,7 +84,7 @@ const ODDS: f64 = 4.0;
 /// ... where much of the tolerance is gone for sure: waiting costs more than asking (but not asking twice), ...
 const ODDS_GONE: f64 = 3.0;
 /// ... at the end of the horizon, when no more looks are to come than two or three, ...
-const ODDS_AT_THE_END: f64 = 0.5;
+const ODDS_AT_THE_END: f64 = -1.0;
 /// ... then even beside a day that has not come round where they are so high, ...
 const ODDS_BEYOND_A_DAY: f64 = 8.0;
 /// ... and of a leak in shifts: it was looked for in many places.
@@ -96,7 +96,8 @@ const FILL_RATE: f64 = 1.3;
 const FILLS_H: f64 = 2.3;
 /// For so long what is said to shrink must lie below where it began, hours.
 const FALLEN_H: f64 = 12.0;
-/// ... and by more than the evening of a busy day, tolerances (90 MB).
+/// ... and, as long as an evening and a night may last, by more than what they take of a busy day, tolerances (90 MB).
+const NIGHT_H: f64 = 16.0;
 const EVENING: f64 = 1.8;
 /// Of what incarnations are said to have lost, their falls from the highest of each must show such a share.
 const FALLEN_BETWEEN: f64 = 0.3;
@@ -232,7 +233,11 @@ impl Kept {
             return Shown::No;
         }
         let so_far = grown(claim, last).abs();
-        if claim.rate < 0.0 && age_h < FALLEN_H && so_far.min(self.fallen()) < EVENING {
+        if claim.rate < 0.0 && (age_h < NIGHT_H || again) && so_far.min(self.fallen()) < EVENING {
+            return Shown::No;
+        }
+        // ... nor is part of a run asked where its incarnations may each have begun lower than the last.
+        if claim.rate < 0.0 && again && self.blocks.first().is_some_and(|first| first.segment != last.segment) {
             return Shown::No;
         }
         if !late && age_h < FILLS_H && so_far > FILL_RATE * age_h && so_far < STEEP {

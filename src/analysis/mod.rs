@@ -28,6 +28,7 @@ mod conclude;
 mod design;
 pub mod fleet;
 mod growth;
+mod load;
 mod mixture;
 mod outliers;
 mod posterior;
@@ -218,7 +219,7 @@ impl Detector {
         self.by = By::Whole;
         if evidence.is_none() {
             let settled = self.fine.settled().filter(|track| track.is_old());
-            evidence = settled.and_then(|track| self.evidence(track)).filter(|(side, _)| *side > 0.0);
+            evidence = settled.and_then(|track| self.evidence(track));
             self.by = By::Settled;
         }
         if evidence.is_none() && (last || self.evident.is_some() || now_h > LOOK_BACK_GROWTH * self.looked_back_h) {
@@ -253,15 +254,15 @@ impl Detector {
             return None;
         }
         let left = match track.shown() {
-            Shown::No => 0.0,
+            // However little doubt is left, to a figure's last digit.
+            Shown::No => return None,
             Shown::Stepped if last => most,
             Shown::Stepped => DOUBT_STEPPED,
             Shown::Steep => most,
             Shown::ToleranceGone if now_h > FIRST_H => most,
             Shown::Yes | Shown::ToleranceGone => DOUBT,
         };
-        // What is not shown does not ring, even where no doubt is left to a figure's last digit.
-        let rings = left > 0.0 && doubt <= left / f64::from(self.params.series_count.max(1)).sqrt();
+        let rings = doubt <= left / f64::from(self.params.series_count.max(1)).sqrt();
         rings.then_some((side, doubt))
     }
 

@@ -470,6 +470,16 @@ fn ln_occam(h: &Hypothesis, v: f64) -> f64 {
     0.5 * (h.variance / all).ln() - h.mean * h.mean / (2.0 * all)
 }
 
+/// The priors of a leak's size: ln of the weight, variance, ln of the variance.
+fn sizes() -> [(f64, f64, f64); LEAK_SIZES.len()] {
+    LEAK_SIZES.map(|(share, sd)| ((P_LEAK * share).ln(), sd * sd, (sd * sd).ln()))
+}
+
+/// ln(1 + x): where little is added, without a logarithm.
+fn ln_1p(x: f64) -> f64 {
+    if x < 1e-4 { x - 0.5 * x * x } else { x.ln_1p() }
+}
+
 /// The drift under a prior of variance `v`.
 fn shrunk(h: &Hypothesis, v: f64) -> Part {
     let share = v / (v + h.variance);
@@ -494,6 +504,7 @@ const FLAT_SD: f64 = 3.0;
 
 fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
     let served = (r.now_h / horizon_h).min(1.0);
+    let sizes = sizes();
     let mut sceptical: Vec<(f64, Part, usize)> = Vec::new();
     let mut flat: Vec<(f64, Part)> = Vec::new();
     let best_of = |leak: bool| {
@@ -520,9 +531,12 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
             sceptical.push((ln + cache(part.mean), part, i));
         }
         let grows = ln_prior_of_sign(h.mean / h.variance.sqrt());
-        for (share, sd) in LEAK_SIZES {
-            let ln = h.ln_peak + sign + grows + ln_occam(h, sd * sd) + (P_LEAK * share).ln();
-            let part = leaked(h, r, sd * sd, served);
+        let ln_all = h.ln_peak + sign + grows + 0.5 * h.variance.ln();
+        for (ln_share, v, ln_v) in sizes {
+            // The same as `ln_occam`, with one logarithm for all sizes.
+            let occam = -0.5 * (ln_v + ln_1p(h.variance / v)) - h.mean * h.mean / (2.0 * (h.variance + v));
+            let ln = ln_all + occam + ln_share;
+            let part = leaked(h, r, v, served);
             sceptical.push((ln + cache(part.mean), part, i));
         }
         let part = leaked(h, r, 1e6, served);
@@ -532,7 +546,9 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
         sceptical.iter().filter(|s| list[s.2].leak != Leak::None).max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);
     let first = sceptical.iter().max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);
     let top = sceptical.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
-    sceptical.iter_mut().for_each(|s| s.1.weight = (s.0 - top).exp());
+    // What is less likely than the best by this much (ln) has no weight.
+    let weight = |below: f64| if below < -25.0 { 0.0 } else { below.exp() };
+    sceptical.iter_mut().for_each(|s| s.1.weight = weight(s.0 - top));
     let sum: f64 = sceptical.iter().map(|s| s.1.weight).sum();
     let mut out = Posterior { best, top: first, ..Posterior::default() };
     let (mut by_requests, mut leaking) = (0.0, 1e-300);

@@ -7,12 +7,13 @@
 
 use super::bank::pair;
 use super::beliefs::{
-    P_ARENAS, P_BUSY_DAY, P_EDGE, P_FROM_START, P_LEAK, P_RAMP, P_SECOND_START, P_SHIFTS, P_SLOW, TOLERATED_SD,
-    odds_of_sign,
+    P_ARENAS, P_BUSY_DAY, P_EDGE, P_FOLLOWS, P_FROM_START, P_LEAK, P_RAMP, P_SECOND_START, P_SHIFTS, P_SLOW,
+    TOLERATED_SD, odds_of_sign,
 };
 use super::blocks::Block;
-use super::design::{Column, Design, Extra, Incarnation, Products};
+use super::design::{Column, Design, Extra, Place, Products};
 use super::growth::Claim;
+use super::load::Load;
 use super::mixture::Part;
 use super::shifts::Shift;
 use super::special::normal_above;
@@ -32,6 +33,8 @@ enum Shape {
     Stretched(f64, f64),
     /// A logarithm with this knee, hours.
     Log(f64),
+    /// As the load goes: a place among those that are weighed.
+    Load(usize),
 }
 
 impl Shape {
@@ -44,6 +47,8 @@ impl Shape {
             Shape::Ramp(long) => (x / long).min(1.0),
             Shape::Stretched(tau, power) => 1.0 - (-(x / tau).powf(power)).exp(),
             Shape::Log(knee) => (1.0 + x / knee).ln(),
+            // It has no onset: see [`Weighed::at`].
+            Shape::Load(_) => 0.0,
         }
     }
 }
@@ -65,6 +70,8 @@ const AT_START: f64 = 0.25;
 const POWERS: [f64; 3] = [0.45, 0.6, 0.8];
 const SLOW_TAUS_H: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
 const KNEES_H: [f64; 4] = [0.05, 0.2, 0.6, 2.0];
+/// For how long memory that follows the load is held, hours, and whether it begins with nothing.
+const HELD_H: [(f64, bool); 4] = [(0.15, false), (0.15, true), (0.6, false), (0.6, true)];
 /// Onsets that are tried, evenly over an incarnation.
 const ONSETS: usize = 20;
 /// Where the best is looked for once more, as parts of their distance.
@@ -164,12 +171,19 @@ pub fn weigh(
         other: LnSum(f64::NEG_INFINITY),
         claim,
         growths,
+        loads: HELD_H.iter().filter_map(|(held_h, anew)| Load::of(blocks, *held_h, *anew)).collect(),
         parts: Vec::new(),
         alone: f64::NEG_INFINITY,
         beside: None,
     };
-    weighed.alone(&design, claim.day && now_h < DAY_KNOWN_H);
+    let young_day = claim.day && now_h < DAY_KNOWN_H;
+    weighed.alone(&design, young_day);
     let alone = weighed.parts.len();
+    let ln_prior = (P_FOLLOWS / weighed.loads.len().max(1) as f64).ln();
+    for i in 0..weighed.loads.len() {
+        let rival = Rival { place: Place::All, onset_h: 0.0, shape: Shape::Load(i) };
+        weighed.rival(&design, rival, BUSY, ln_prior);
+    }
     // The claim may have taken a first start for growth: then the rival is a second one.
     if !late && pair(claim.warm).is_none() && now_h < YOUNG_H {
         let ln_share = -((1 + FIRST_STARTS_H.len()) as f64).ln();
@@ -177,7 +191,7 @@ pub fn weigh(
         for start_h in FIRST_STARTS_H {
             if weighed.odds() > 0.0 {
                 let shape = |since_h: f64| Shape::WarmUp(start_h).at(since_h);
-                let extra = Extra { shape: &shape, incarnation: None, sd: START.0 };
+                let extra = Extra { shape: &shape, place: Place::Each, sd: START.0 };
                 let other = Design::new(blocks, stepped, claim, Some(extra), horizon_h, grown);
                 weighed.rivals(&other, horizon_h, ln_share);
             }
@@ -187,8 +201,8 @@ pub fn weigh(
     }
     // What a leak needs beside it, whatever is no leak may have beside it too.
     if let Some(beside) = weighed.beside.filter(|b| b.gain > 0.0 && weighed.odds() > 0.0) {
-        let shape = |t_h: f64| beside.shape.at(t_h - beside.onset_h);
-        let extra = Extra { shape: &shape, incarnation: Some(beside.incarnation), sd: beside.sd };
+        let shape = |t_h: f64| beside.rival.at(t_h, &weighed.loads);
+        let extra = Extra { shape: &shape, place: beside.rival.place, sd: beside.sd };
         let other = Design::new(blocks, stepped, claim, Some(extra), horizon_h, grown);
         weighed.rivals(&other, horizon_h, beside.ln_prior);
     }
@@ -198,12 +212,27 @@ pub fn weigh(
     Some(weighed.come_to(alone))
 }
 
+/// A rival: how it goes, from when on (hours) and in which incarnations.
+#[derive(Debug, Clone, Copy)]
+struct Rival {
+    place: Place,
+    onset_h: f64,
+    shape: Shape,
+}
+
+impl Rival {
+    fn at(&self, t_h: f64, loads: &[Load]) -> f64 {
+        match self.shape {
+            Shape::Load(i) => loads[i].at(t_h),
+            shape => shape.at(t_h - self.onset_h),
+        }
+    }
+}
+
 /// The rival that stands best beside a leak.
 #[derive(Debug, Clone, Copy)]
 struct Beside {
-    incarnation: usize,
-    onset_h: f64,
-    shape: Shape,
+    rival: Rival,
     sd: f64,
     ln_prior: f64,
     /// By how much the leak is likelier with it (natural logarithm).
@@ -216,6 +245,8 @@ struct Weighed<'a> {
     other: LnSum,
     claim: &'a Claim,
     growths: Vec<Growth>,
+    /// The load, where requests tell it.
+    loads: Vec<Load>,
     /// Each hypothesis: the logarithm of its weight, and the drift that it says, with its standard deviation.
     parts: Vec<(f64, (f64, f64))>,
     /// Of a leak without a rival the likeliest.
@@ -279,7 +310,8 @@ impl Weighed<'_> {
 
     /// All rivals but arenas.
     fn rivals(&mut self, d: &Design, horizon_h: f64, ln_share: f64) {
-        for of in d.incarnations.iter().rev().take(INCARNATIONS) {
+        for (place, of) in d.incarnations.iter().enumerate().rev().take(INCARNATIONS) {
+            let rival = |onset_h: f64, shape: Shape| Rival { place: Place::One(place), onset_h, shape };
             let spacing_h = (of.until_h - of.from_h) / ONSETS as f64;
             let share = |p: f64, grid: usize| ln_share + (p * spacing_h / horizon_h / grid as f64).ln();
             let mut best = (f64::NEG_INFINITY, 0.0, 0.0);
@@ -287,17 +319,18 @@ impl Weighed<'_> {
                 let onset_h = of.from_h + (i as f64 + 0.3) * spacing_h;
                 let size = if i == 0 { FIRST_START } else { START };
                 for tau in TAUS_H {
-                    let ln = self.rival(d, of, onset_h, Shape::WarmUp(tau), size, share(P_SECOND_START, TAUS_H.len()));
+                    let ln =
+                        self.rival(d, rival(onset_h, Shape::WarmUp(tau)), size, share(P_SECOND_START, TAUS_H.len()));
                     if ln > best.0 {
                         best = (ln, onset_h, tau);
                     }
                 }
                 if onset_h > of.until_h - DAY_H {
                     for width in EDGES_H {
-                        self.rival(d, of, onset_h, Shape::Edge(width), BUSY, share(P_EDGE, EDGES_H.len()));
+                        self.rival(d, rival(onset_h, Shape::Edge(width)), BUSY, share(P_EDGE, EDGES_H.len()));
                     }
                     for rise in RISES_H {
-                        self.rival(d, of, onset_h, Shape::Day(rise), BUSY, share(P_BUSY_DAY, RISES_H.len()));
+                        self.rival(d, rival(onset_h, Shape::Day(rise)), BUSY, share(P_BUSY_DAY, RISES_H.len()));
                     }
                 }
             }
@@ -306,28 +339,30 @@ impl Weighed<'_> {
                 let (_, onset_h, tau) = best;
                 if tau > 0.0 {
                     let ln_prior = share(P_SECOND_START, TAUS_H.len()) - (BETWEEN.len() as f64).ln();
-                    self.rival(d, of, onset_h + part * spacing_h, Shape::WarmUp(tau), START, ln_prior);
+                    self.rival(d, rival(onset_h + part * spacing_h, Shape::WarmUp(tau)), START, ln_prior);
                 }
             }
-            self.ramps(d, of, horizon_h, ln_share);
+            self.ramps(d, place, horizon_h, ln_share);
             let share = |grid: usize| ln_share + (P_SLOW / grid as f64).ln();
             for power in POWERS {
                 for tau in SLOW_TAUS_H {
                     let ln_prior = share(POWERS.len() * SLOW_TAUS_H.len());
-                    self.rival(d, of, of.from_h, Shape::Stretched(tau, power), START, ln_prior);
+                    self.rival(d, rival(of.from_h, Shape::Stretched(tau, power)), START, ln_prior);
                 }
             }
             for knee in KNEES_H {
                 // No more than a tolerable part of it may be left.
                 let ahead = ((1.0 + horizon_h / knee) / (1.0 + 0.5 * horizon_h / knee)).ln();
                 let size = (AHEAD.0 / ahead, AHEAD.1 / ahead);
-                self.rival(d, of, of.from_h, Shape::Log(knee), size, share(KNEES_H.len()));
+                self.rival(d, rival(of.from_h, Shape::Log(knee)), size, share(KNEES_H.len()));
             }
         }
     }
 
     /// Edges of working days that are straight ramps, in the last hours of an incarnation; the best is looked for once more about its place.
-    fn ramps(&mut self, d: &Design, of: &Incarnation, horizon_h: f64, ln_share: f64) {
+    fn ramps(&mut self, d: &Design, place: usize, horizon_h: f64, ln_share: f64) {
+        let of = &d.incarnations[place];
+        let rival = |onset_h: f64, long_h: f64| Rival { place: Place::One(place), onset_h, shape: Shape::Ramp(long_h) };
         let spacing_h = (of.until_h - of.from_h) / ONSETS as f64;
         let ln_prior = ln_share + (P_RAMP * spacing_h / horizon_h / RAMPS_H.len() as f64).ln();
         let at_start = ln_share + (P_RAMP * AT_START / RAMPS_H.len() as f64).ln();
@@ -340,7 +375,7 @@ impl Weighed<'_> {
             // A run that begins in an edge is part of it from its first moment on.
             let (onset_h, ln_prior) = if of.from_h == 0.0 && i == 0 { (0.0, at_start) } else { (onset_h, ln_prior) };
             for long_h in RAMPS_H {
-                let ln = self.rival(d, of, onset_h, Shape::Ramp(long_h), RAMP, ln_prior);
+                let ln = self.rival(d, rival(onset_h, long_h), RAMP, ln_prior);
                 if ln > best.0 {
                     best = (ln, onset_h, long_h);
                 }
@@ -350,23 +385,19 @@ impl Weighed<'_> {
         let ln_prior = ln_prior - ((BETWEEN.len() * RAMPS_BETWEEN.len()) as f64).ln();
         for part in BETWEEN.iter().filter(|_| long_h > 0.0) {
             for by in RAMPS_BETWEEN {
-                self.rival(d, of, onset_h + part * spacing_h, Shape::Ramp(long_h * by), RAMP, ln_prior);
+                self.rival(d, rival(onset_h + part * spacing_h, long_h * by), RAMP, ln_prior);
             }
         }
     }
 
     /// One rival, with each growth beside it. Returns what it came to without a leak.
-    fn rival(
-        &mut self,
-        d: &Design,
-        of: &Incarnation,
-        onset_h: f64,
-        shape: Shape,
-        (usual, most): (f64, f64),
-        ln_prior: f64,
-    ) -> f64 {
+    fn rival(&mut self, d: &Design, rival: Rival, (usual, most): (f64, f64), ln_prior: f64) -> f64 {
         let mut without = f64::NEG_INFINITY;
-        let c = d.column(of, |t_h| shape.at(t_h - onset_h));
+        let shape = |t_h: f64| rival.at(t_h, &self.loads);
+        let c = match rival.place {
+            Place::One(i) => d.column(&d.incarnations[i], shape),
+            Place::Each | Place::All => d.shared(shape),
+        };
         let ridge = d.ridge(usual);
         let sign = self.claim.rate.signum();
         for i in 0..self.growths.len() {
@@ -392,8 +423,7 @@ impl Weighed<'_> {
                 without = ln;
             } else if self.beside.is_none_or(|b| b.ln < ln) && d.extra_is_free() {
                 let gain = ln - self.alone;
-                let incarnation = d.incarnations.iter().position(|i| i.from_h == of.from_h).unwrap_or(0);
-                self.beside = Some(Beside { incarnation, onset_h, shape, sd: usual, ln_prior, gain, ln });
+                self.beside = Some(Beside { rival, sd: usual, ln_prior, gain, ln });
             }
             let sd = (d.variance(squares) / (pivot - tied * tied / (c.own + ridge))).sqrt();
             self.add(leaks, ln, (growth * sign, sd));

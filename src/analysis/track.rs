@@ -23,6 +23,9 @@ const LATER_BLOCKS: u64 = 60;
 const SETTLED: f64 = 0.25;
 /// From which share of the horizon on what comes after that is judged by itself.
 const SETTLED_FROM: f64 = 0.55;
+/// By which share of that time it is judged as often as the whole run, and before that only when it has grown by such a factor.
+const SETTLED_AHEAD: f64 = 0.9;
+const IDLE_GROWTH: f64 = 1.08;
 /// From this probability on steps leave no doubt by themselves ...
 const STEPS_SURE: f64 = 0.98;
 /// ... and from this one on at the end of the horizon, looking back.
@@ -132,7 +135,10 @@ impl Track {
     /// Weighs what has come in, if there is enough of it. True if there is something new.
     pub fn judge(&mut self) -> bool {
         let now_h = self.regression.now_h;
-        if self.judged_blocks == self.regression.blocks || now_h < JUDGE_GROWTH * self.judged_h {
+        // As long as nothing is asked of what comes after the start, it only needs to know its noise when an incarnation ends.
+        let idle = self.from_h > 0.0 && now_h < SETTLED_AHEAD * SETTLED_FROM * self.horizon_h;
+        let growth = if idle { IDLE_GROWTH } else { JUDGE_GROWTH };
+        if self.judged_blocks == self.regression.blocks || now_h < growth * self.judged_h {
             return false;
         }
         self.judged_h = now_h;
@@ -176,8 +182,8 @@ impl Track {
         if shown != Shown::No {
             return shown;
         }
-        // Hours of the day take two whole days.
-        if again {
+        // Hours of the day take two whole days, and the steps that looking back finds are edges of such hours.
+        if again || self.looks_back {
             return Shown::No;
         }
         let in_shifts = self.kept.in_shifts(&claim, self.horizon_h);
@@ -224,6 +230,11 @@ impl Track {
         let half_h = 0.5 * self.regression.now_h;
         let sum: f64 = self.steps.iter().filter(|(t_h, _)| *t_h >= half_h).map(|(_, size)| size).sum();
         sum * self.horizon_h / half_h.max(f64::MIN_POSITIVE)
+    }
+
+    /// What the steps since the run has settled sum to, tolerances.
+    pub fn stepped_since_settled(&self) -> f64 {
+        self.steps.iter().filter(|(t_h, _)| *t_h >= SETTLED * self.horizon_h).map(|(_, size)| size).sum()
     }
 
     /// What grows beside a rival, where one explains the series better than a leak does. Worked out once a judgement, if anyone asks.
