@@ -62,6 +62,15 @@ pub fn warm_tau_h(k: usize) -> f64 {
     WARM_TAU_H[0] * (ratio * k as f64).exp()
 }
 
+/// How long a start of kind `k` takes, hours: until 95 % of it is over, or until it is full; 0 for none.
+pub fn warm_up_h(k: usize) -> f64 {
+    match k {
+        k if k < WARM_EXP => 3.0 * warm_tau_h(k),
+        k if k < WARM => FILL_H[k - WARM_EXP],
+        _ => 0.0,
+    }
+}
+
 /// How a segment starts: the shape of kind `k` at `t_h` hours after the start, from 0 to 1.
 pub fn warm_shape(k: usize, t_h: f64) -> f64 {
     if k < WARM_EXP { 1.0 - (-t_h / warm_tau_h(k)).exp() } else { (t_h / FILL_H[k - WARM_EXP]).min(1.0) }

@@ -2,7 +2,7 @@
 //!
 //! When the alarm rings is decided in `mod.rs`; here it is only taken into account.
 
-use super::bank::{FILL_H, WARM, WARM_EXP, pair, warm_tau_h};
+use super::bank::{self, FILL_H, WARM, WARM_EXP, pair, warm_tau_h};
 use super::mixture::{self, Part};
 use super::posterior::{Hypothesis, Leak};
 use super::regression::Regression;
@@ -25,6 +25,13 @@ const SHAPELESS: f64 = 0.04;
 
 /// Beside a saw-tooth, steps that sum to less than this (20 MB in tolerances) are its own leavings.
 const STEP_BESIDE_SAW: f64 = 0.4;
+
+/// From which share of the horizon on what was gained tells a drift, how far it may be off (1 MB in tolerances, 3 %), and how far outside an
+/// interval it must lie, as a share of the drift.
+const GAINED_FROM: f64 = 0.5;
+const GAINED_MIN: f64 = 0.02;
+const GAINED_ERROR: f64 = 0.03;
+const GAINED_ASIDE: f64 = 0.05;
 
 /// Drift and its 95 % interval, in tolerances.
 type Estimate = (f64, [f64; 2]);
@@ -84,7 +91,22 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
             let (mean, [least, most]) = widely(with_steps(drift, steps));
             ((mean, [least.min(lo), most.max(hi)]), by_sum)
         }
-        None => ((mean, [lo, hi]), by_sum),
+        None => (with_gained(d, (mean, [lo, hi])), by_sum),
+    }
+}
+
+/// Where it has rung and half the horizon is over, what was gained, end against beginning, is an account too: of a leak that comes in bursts or
+/// works now and then a line sees but a part. Where that lies well outside, the interval spans both.
+fn with_gained(d: &Detector, (mean, [lo, hi]): Estimate) -> Estimate {
+    let horizon_h = d.params.horizon_s / 3600.0;
+    let late = d.first_alarm_unix_s.is_some() && d.fine.regression.now_h > GAINED_FROM * horizon_h;
+    let aside = GAINED_MIN + GAINED_ASIDE * mean.abs();
+    match late.then(|| d.judged().gained()).flatten() {
+        Some(gained) if gained * mean > 0.0 && !(lo - aside..=hi + aside).contains(&gained) => {
+            let off = GAINED_MIN.hypot(GAINED_ERROR * gained);
+            (mean, [lo.min(gained - off), hi.max(gained + off)])
+        }
+        _ => (mean, [lo, hi]),
     }
 }
 
@@ -180,11 +202,10 @@ pub fn warm_up_h(d: &Detector) -> Option<f64> {
     let p = &d.fine.posterior;
     let top = p.top.filter(|h| 1.0 - p.warm_weights.0[WARM] > 0.9 && h.warm_size.abs() > SHAPELESS)?;
     let slowest = pair(top.warm).map_or(top.warm, |[_, slow]| slow);
-    let long_h = match slowest {
-        k if k < WARM_EXP => 3.0 * warm_tau_h(k),
-        k if k < WARM => FILL_H[k - WARM_EXP],
-        _ => return None,
-    };
+    if slowest >= WARM {
+        return None;
+    }
+    let long_h = bank::warm_up_h(slowest);
     (d.fine.regression.segment_start_h() == 0.0 && long_h < 0.5 * d.fine.regression.now_h).then_some(long_h)
 }
 

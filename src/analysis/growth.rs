@@ -6,12 +6,13 @@
 //! and over its later part alone. A warm-up that bends more slowly than any on the grid, a cache that is full, a day's edge that
 //! lies behind: all of them claim more than their recent past holds.
 
-use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape};
+use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape, warm_up_h};
 use super::bends::straighter;
 use super::blocks::Block;
 use super::regression::Regression;
 use super::rivals::{self, Weighing};
 use super::shifts::{self, Shift};
+use super::ticks::quantile;
 
 /// What is claimed.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +110,11 @@ const STEEP: f64 = 6.5;
 const AFTER_RESTART_H: f64 = 6.0;
 /// A day and a half: what a day cycle needs to be told from growth.
 const DAY_KNOWN_H: f64 = 36.0;
+
+/// Beginning and end of an incarnation, as a share of it, and how long they are at most, hours: where starts are left out, and where not.
+const NEAR: f64 = 0.1;
+const NEAR_H: f64 = 1.5;
+const NEAR_START_H: f64 = 0.5;
 
 /// The end of the horizon has come, as a share of it.
 pub const FINAL: f64 = 0.96;
@@ -298,6 +304,29 @@ impl Kept {
         self.shares(claim).is_some_and(|s| s.lately < SHOWN_LATELY)
     }
 
+    /// What was gained, end against beginning of each incarnation, at its pace over the horizon, tolerances: by no model but that of the start,
+    /// of which `warmed` is the size where it is known. Where incarnations follow one another their starts are left out.
+    pub fn gained(&self, claim: &Claim, warmed: f64, horizon_h: f64) -> Option<f64> {
+        let whole = self.blocks.first()?.segment == self.blocks.last()?.segment;
+        let start_h = warm_up_h(pair(claim.warm).map_or(claim.warm, |[_, slow]| slow));
+        let (mut sum, mut span_h) = (0.0, 0.0);
+        for of in self.blocks.chunk_by(|a, b| a.segment == b.segment) {
+            let (began_h, until_h) = (of[0].from_h, of[of.len() - 1].to_h);
+            let long_h = until_h - began_h;
+            let from_h = if whole { began_h } else { began_h + start_h.min(0.5 * long_h) };
+            let near_h = (NEAR * long_h).min(if whole { NEAR_START_H } else { NEAR_H });
+            let first = level(of.iter().filter(|b| b.t_h >= from_h && b.t_h <= from_h + near_h));
+            let last = level(of.iter().filter(|b| b.t_h >= until_h - near_h));
+            let (Some((first_h, first)), Some((last_h, last))) = (first, last) else { continue };
+            let grew = last - first - if whole { warmed } else { 0.0 };
+            // What set in later has not grown from the beginning.
+            let share = if claim.onset_h > from_h { 1.0 } else { long_h / (last_h - first_h).max(f64::MIN_POSITIVE) };
+            sum += grew * share;
+            span_h += long_h;
+        }
+        (span_h > 0.0).then(|| sum * horizon_h / span_h)
+    }
+
     /// The blocks of the later half of the run, without their steps.
     pub fn later_half(&self) -> impl Iterator<Item = Block> {
         let from_h = 0.5 * self.blocks.last().map_or(0.0, |b| b.t_h);
@@ -428,6 +457,12 @@ fn share<'a>(rows: impl Iterator<Item = &'a Row>, value: impl Fn(&Row) -> f64) -
         }
     }
     (squares > 0.0).then(|| products / squares)
+}
+
+/// Mean time and median of some blocks; `None` of fewer than two.
+fn level<'a>(blocks: impl Iterator<Item = &'a Block>) -> Option<(f64, f64)> {
+    let (times_h, mut levels): (Vec<f64>, Vec<f64>) = blocks.map(|b| (b.t_h, b.y)).unzip();
+    (levels.len() > 1).then(|| (times_h.iter().sum::<f64>() / times_h.len() as f64, quantile(&mut levels, 0.5)))
 }
 
 /// Runs of blocks of one segment.

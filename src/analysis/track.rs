@@ -237,6 +237,12 @@ impl Track {
         self.steps.iter().filter(|(t_h, _)| *t_h >= SETTLED * self.horizon_h).map(|(_, size)| size).sum()
     }
 
+    /// What was gained, end against beginning; see [`Kept::gained`].
+    pub fn gained(&self) -> Option<f64> {
+        let warmed = self.posterior.best.map_or(0.0, |h| h.warm_size);
+        self.kept.gained(&self.claim()?, warmed, self.horizon_h)
+    }
+
     /// What grows beside a rival, where one explains the series better than a leak does. Worked out once a judgement, if anyone asks.
     pub fn beside_a_rival(&self) -> Option<&[Part]> {
         let weigh = || {
