@@ -98,16 +98,21 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
 /// Where it has rung and half the horizon is over, what was gained, end against beginning, is an account too: of a leak that comes in bursts or
 /// works now and then a line sees but a part. Where that lies well outside, the interval spans both.
 fn with_gained(d: &Detector, (mean, [lo, hi]): Estimate) -> Estimate {
-    let horizon_h = d.params.horizon_s / 3600.0;
-    let late = d.first_alarm_unix_s.is_some() && d.fine.regression.now_h > GAINED_FROM * horizon_h;
     let aside = GAINED_MIN + GAINED_ASIDE * mean.abs();
-    match late.then(|| d.judged().gained()).flatten() {
+    match gained(d) {
         Some(gained) if gained * mean > 0.0 && !(lo - aside..=hi + aside).contains(&gained) => {
             let off = GAINED_MIN.hypot(GAINED_ERROR * gained);
             (mean, [lo.min(gained - off), hi.max(gained + off)])
         }
         _ => (mean, [lo, hi]),
     }
+}
+
+/// What was gained, where that tells a drift.
+fn gained(d: &Detector) -> Option<f64> {
+    let late = d.fine.regression.now_h > GAINED_FROM * d.params.horizon_s / 3600.0;
+    let rang = d.first_alarm_unix_s.is_some();
+    if rang && late { d.judged().gained() } else { None }
 }
 
 /// What grows smoothly, and with the probability that the steps are a leak, what they add.
@@ -148,10 +153,11 @@ fn widened(half: f64, drift: f64) -> f64 {
 }
 
 /// Outside: it rang, and the drift has not since turned out to be less likely outside than not: by the posterior that rang, or by
-/// the estimate. Within: the whole interval lies inside.
+/// the estimate, or by what was gained. Within: the whole interval lies inside.
 fn verdict(d: &Detector, estimate: Estimate, steps: &StepLeak) -> Verdict {
     let still = || [1.0, -1.0].iter().any(|side| beyond(d.judged(), steps, *side) > 0.5);
-    if d.first_alarm_unix_s.is_some() && !inside(estimate) && (estimate.0.abs() > 1.0 || still()) {
+    let far = || gained(d).is_some_and(|gained| gained.abs() > 1.0);
+    if d.first_alarm_unix_s.is_some() && !inside(estimate) && (estimate.0.abs() > 1.0 || still() || far()) {
         return Verdict::Outside;
     }
     let long_enough = d.fine.regression.blocks >= 3 * BLOCKS_MIN;

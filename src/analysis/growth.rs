@@ -305,22 +305,26 @@ impl Kept {
     }
 
     /// What was gained, end against beginning of each incarnation, at its pace over the horizon, tolerances: by no model but that of the start,
-    /// of which `warmed` is the size where it is known. Where incarnations follow one another their starts are left out.
-    pub fn gained(&self, claim: &Claim, warmed: f64, horizon_h: f64) -> Option<f64> {
+    /// of kind `warm` and of size `warmed`. Where incarnations follow one another their starts are left out. What grew may have set in at
+    /// `onset_h`.
+    pub fn gained(&self, onset_h: f64, (warm, warmed): (usize, f64), horizon_h: f64) -> Option<f64> {
         let whole = self.blocks.first()?.segment == self.blocks.last()?.segment;
-        let start_h = warm_up_h(pair(claim.warm).map_or(claim.warm, |[_, slow]| slow));
+        let start_h = warm_up_h(pair(warm).map_or(warm, |[_, slow]| slow));
         let (mut sum, mut span_h) = (0.0, 0.0);
         for of in self.blocks.chunk_by(|a, b| a.segment == b.segment) {
             let (began_h, until_h) = (of[0].from_h, of[of.len() - 1].to_h);
             let long_h = until_h - began_h;
             let from_h = if whole { began_h } else { began_h + start_h.min(0.5 * long_h) };
             let near_h = (NEAR * long_h).min(if whole { NEAR_START_H } else { NEAR_H });
-            let first = level(of.iter().filter(|b| b.t_h >= from_h && b.t_h <= from_h + near_h));
-            let last = level(of.iter().filter(|b| b.t_h >= until_h - near_h));
+            // Troughs of a saw-tooth are far apart: three blocks at least.
+            let first = of.iter().filter(|b| b.t_h >= from_h).enumerate();
+            let first = level(first.take_while(|(i, b)| *i < LEVEL_MIN || b.t_h <= from_h + near_h).map(|(_, b)| b));
+            let last = of.iter().rev().enumerate();
+            let last = level(last.take_while(|(i, b)| *i < LEVEL_MIN || b.t_h >= until_h - near_h).map(|(_, b)| b));
             let (Some((first_h, first)), Some((last_h, last))) = (first, last) else { continue };
             let grew = last - first - if whole { warmed } else { 0.0 };
             // What set in later has not grown from the beginning.
-            let share = if claim.onset_h > from_h { 1.0 } else { long_h / (last_h - first_h).max(f64::MIN_POSITIVE) };
+            let share = if onset_h > from_h { 1.0 } else { long_h / (last_h - first_h).max(f64::MIN_POSITIVE) };
             sum += grew * share;
             span_h += long_h;
         }
@@ -459,10 +463,14 @@ fn share<'a>(rows: impl Iterator<Item = &'a Row>, value: impl Fn(&Row) -> f64) -
     (squares > 0.0).then(|| products / squares)
 }
 
-/// Mean time and median of some blocks; `None` of fewer than two.
+/// Blocks that a level takes.
+const LEVEL_MIN: usize = 3;
+
+/// Mean time and median of some blocks; `None` of fewer than that.
 fn level<'a>(blocks: impl Iterator<Item = &'a Block>) -> Option<(f64, f64)> {
     let (times_h, mut levels): (Vec<f64>, Vec<f64>) = blocks.map(|b| (b.t_h, b.y)).unzip();
-    (levels.len() > 1).then(|| (times_h.iter().sum::<f64>() / times_h.len() as f64, quantile(&mut levels, 0.5)))
+    (levels.len() >= LEVEL_MIN)
+        .then(|| (times_h.iter().sum::<f64>() / times_h.len() as f64, quantile(&mut levels, 0.5)))
 }
 
 /// Runs of blocks of one segment.

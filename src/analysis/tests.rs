@@ -168,6 +168,22 @@ fn what_shrinks_after_a_start_that_fits_no_shape_is_found() {
 }
 
 #[test]
+fn the_interval_of_a_leak_in_few_bursts_holds_what_was_gained() {
+    // Ten bursts at any time, each as large as it happens to be, beside a collector: of a staircase a line sees but a part. Of 24 draws the
+    // intervals of twenty hold it; without what was gained those of these two do not, and the third is called inconclusive.
+    for (draw, held) in [(4, true), (16, true), (1, false)] {
+        let size = |k: usize| -560.0 * (0.5 + scatter(1000 * draw + 500 + k)).ln() / 10.0;
+        let bursts: Vec<(f64, f64)> = (0..10).map(|k| (48.0 * (0.5 + scatter(1000 * draw + k)), size(k))).collect();
+        let leaked = |h: f64| bursts.iter().map(|(at, size)| size * ((h - at) / 0.4).clamp(0.0, 1.0)).sum::<f64>();
+        let collector = |h: f64| 29.0 * (h * 6.0).fract();
+        let f = batch(&series(48.0, 60.0, |h| 900.0 + collector(h) + leaked(h)), Params::default());
+        let [lo, hi] = f.drift_ci95_bytes.map(|bytes| bytes / 1e6);
+        assert_eq!(f.verdict, Verdict::Outside, "draw {draw}: {f:?}");
+        assert!(!held || (lo..=hi).contains(&leaked(48.0)), "draw {draw} lost {} MB: {f:?}", leaked(48.0));
+    }
+}
+
+#[test]
 fn the_first_busy_day_is_no_leak() {
     // A Sunday with a third of the load, and Monday: 60 MB more within nine hours, and less again in the evening.
     let wave = |h: f64| 0.5 - 0.5 * (std::f64::consts::TAU * (h - 3.0) / 24.0).cos();
