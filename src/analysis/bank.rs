@@ -174,6 +174,20 @@ pub struct History {
     series: Vec<f64>,
     /// Logarithm of the determinants left by the elimination of closed segments, for each class.
     pub ln_det: Vec<f64>,
+    /// The same, and what is said of the day's columns and the series, where nothing leaks: each segment may then have started otherwise.
+    pub still: Vec<Still>,
+}
+
+/// Columns of the day and the series: all that is shared where nothing leaks.
+pub const STILL: usize = 5;
+
+/// See [`History::still`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Still {
+    /// Products of the shared columns, upper triangle.
+    pub products: [[f64; STILL]; STILL],
+    /// Logarithm of the determinants.
+    pub ln_det: f64,
 }
 
 impl History {
@@ -190,6 +204,7 @@ impl History {
         self.columns = vec![0.0; CLASSES * triangle(Self::OTHERS)];
         self.series = vec![0.0; CLASSES * Self::SIZE];
         self.ln_det = vec![0.0; CLASSES];
+        self.still = vec![Still::default(); CLASSES];
     }
 
     /// The entry of class `class` for shared columns `i` ≤ `j`.

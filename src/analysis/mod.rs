@@ -8,7 +8,7 @@
 //! 3. `sawtooth`: the period of a garbage collector, so that blocks are its troughs;
 //! 4. `blocks`: minutes to floors; excursions are set aside, lasting jumps named;
 //! 5. `bank`: for each kind of noise, whitened sums of products of all that could explain the series;
-//! 6. `regression`: which columns those are at a given time;
+//! 6. `regression`: which columns those are at a given time; `starts`: how incarnations may have started, each much like the others;
 //! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
 //! 8. `mixture`: what that amounts to; `beliefs`: what was believed beforehand;
 //! 9. `steps`: are the steps a leak; `staircase`: the steps of the whole run, found looking back;
@@ -38,6 +38,7 @@ mod sawtooth;
 mod shifts;
 mod special;
 mod staircase;
+mod starts;
 mod steps;
 pub mod summary;
 #[cfg(test)]

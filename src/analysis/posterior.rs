@@ -6,14 +6,15 @@
 //! (inverse gamma prior), and the drift has a prior of several scales.
 
 use super::bank::{
-    CLASSES, DAY_0, HINGE_0, ONSET_IN_SHARED, REQ, STARTS, WARM, WARM_0, Y, eliminate, eliminate_rows, pair,
+    CLASSES, DAY_0, HINGE_0, ONSET_IN_SHARED, REQ, STARTS, STILL, WARM, WARM_0, Y, eliminate, eliminate_rows, pair,
 };
 use super::beliefs::{
     DAYS, LEAK_SIZES, P_FROM_START, P_LEAK, P_NONE, P_TOLERATED, TOLERATED_SD, ln_grows, ln_plausible,
     ln_plausible_cache, ln_prior_of_day, ln_prior_of_noise, ln_prior_of_sign, ln_prior_of_start,
 };
 use super::mixture::{Part, Posterior};
-use super::regression::{NOISE_FLOOR, Regression, alike, class_of, prior};
+use super::regression::{NOISE_FLOOR, Regression, prior};
+use super::starts::{Start, Starts, Sums, alike, class_of, ln_alike};
 
 /// What leaks: nothing, requests, or time since onset `k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,98 +143,104 @@ fn under_noise(
     let scale = shape * NOISE_FLOOR * NOISE_FLOOR / innovation;
     let estimate = |rss: f64| (scale + 0.5 * rss.max(0.0)) / (shape - 1.0);
     let mut best = (f64::NEG_INFINITY, variance);
-    let mut emit =
-        |warm: usize, day: usize, ln_det: f64, yy: f64, leak_stats: &dyn Fn(usize) -> (f64, f64), fitted: &Fitted| {
-            let has_day = day > 0;
-            let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm) + ln_noise;
-            let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
-            // A residual beyond this is negligible whatever else is said for the hypothesis.
-            let enough = |top: f64| 2.0 * (((base - top + DORMANT) / shape).exp() - scale);
-            let mut rss_max = enough(top.leak);
-            let rss_max_none = enough(top.of(Leak::None));
-            let mut rss_min = yy;
-            for (i, (_, _, _, factor)) in leaks.iter().enumerate() {
-                let (g, gy) = leak_stats(i);
-                if g > 1e-9 && *factor > 0.0 {
-                    rss_min = rss_min.min(yy - gy * gy / g);
-                }
+    let mut emit = |of: Of,
+                    warm: usize,
+                    day: usize,
+                    ln_det: f64,
+                    yy: f64,
+                    leak_stats: &dyn Fn(usize) -> (f64, f64),
+                    fitted: &Fitted| {
+        let has_day = day > 0;
+        let leaks = if of == Of::Still { &[] } else { leaks };
+        let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm) + ln_noise;
+        let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
+        // A residual beyond this is negligible whatever else is said for the hypothesis.
+        let enough = |top: f64| 2.0 * (((base - top + DORMANT) / shape).exp() - scale);
+        let mut rss_max = enough(top.leak);
+        let rss_max_none = enough(top.of(Leak::None));
+        let mut rss_min = yy;
+        for (i, (_, _, _, factor)) in leaks.iter().enumerate() {
+            let (g, gy) = leak_stats(i);
+            if g > 1e-9 && *factor > 0.0 {
+                rss_min = rss_min.min(yy - gy * gy / g);
             }
-            let ln_best = base + peak(rss_min);
-            if ln_best > best.0 {
-                best = (ln_best, estimate(rss_min));
+        }
+        let ln_best = base + peak(rss_min);
+        if ln_best > best.0 {
+            best = (ln_best, estimate(rss_min));
+        }
+        if rss_min > rss_max.max(rss_max_none) {
+            return;
+        }
+        let ln_peak = base + peak(yy);
+        let (day, warm_size, warm_sd) = fitted(None, 0.0);
+        let still = warm_size;
+        let ln_peak = ln_peak + ln_plausible(day);
+        let mut none = Hypothesis {
+            noise,
+            warm,
+            leak: Leak::None,
+            day: has_day,
+            ln_peak,
+            ln_flat: ln_peak,
+            mean: 0.0,
+            variance: 0.0,
+            noise_variance: estimate(yy),
+            factor: 0.0,
+            warm_z: 0.0,
+            warm_size: 0.0,
+            warm_size_still: warm_size,
+        };
+        none.warm_size = warm_size;
+        none.warm_z = warm_size / (warm_sd * none.noise_variance.sqrt());
+        if yy <= rss_max_none && of != Of::Leaking {
+            out.push(none);
+            top.none = top.none.max(ln_peak);
+        }
+        for (i, (leak, _, ln_prior, factor)) in leaks.iter().enumerate() {
+            let (g, gy) = leak_stats(i);
+            if g <= 1e-9 || *factor <= 0.0 {
+                continue;
             }
-            if rss_min > rss_max.max(rss_max_none) {
-                return;
+            let s = gy / g;
+            // What sets in later and shrinks is a cache that was full, or a load that went: no leak.
+            if s < 0.0 && matches!(leak, Leak::Since(k) if *k > 0) {
+                continue;
             }
-            let ln_peak = base + peak(yy);
-            let (day, warm_size, warm_sd) = fitted(None, 0.0);
-            let still = warm_size;
-            let ln_peak = ln_peak + ln_plausible(day);
-            let mut none = Hypothesis {
+            let rss = yy - gy * s;
+            if rss > rss_max {
+                continue;
+            }
+            let s2 = estimate(rss);
+            let (mean, variance) = (s * factor, s2 / g * factor * factor);
+            let (day, warm_size, warm_sd) = fitted(Some(i), s);
+            let ln_peak = base + peak(rss) + ln_prior + ln_plausible(day);
+            let mut h = Hypothesis {
                 noise,
                 warm,
-                leak: Leak::None,
+                leak: *leak,
                 day: has_day,
                 ln_peak,
-                ln_flat: ln_peak,
-                mean: 0.0,
-                variance: 0.0,
-                noise_variance: estimate(yy),
-                factor: 0.0,
+                ln_flat: 0.0,
+                mean,
+                variance,
+                noise_variance: s2,
+                factor: *factor,
                 warm_z: 0.0,
                 warm_size: 0.0,
-                warm_size_still: warm_size,
+                warm_size_still: still,
             };
-            none.warm_size = warm_size;
-            none.warm_z = warm_size / (warm_sd * none.noise_variance.sqrt());
-            if yy <= rss_max_none {
-                out.push(none);
-                top.none = top.none.max(ln_peak);
+            // As wide as the drift is large: how large it is must not speak against it.
+            h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD + h.mean * h.mean);
+            h.warm_size = warm_size;
+            h.warm_z = warm_size / (warm_sd * s2.sqrt());
+            if h.ln_flat > top.leak {
+                top.leak = h.ln_flat;
+                rss_max = enough(top.leak);
             }
-            for (i, (leak, _, ln_prior, factor)) in leaks.iter().enumerate() {
-                let (g, gy) = leak_stats(i);
-                if g <= 1e-9 || *factor <= 0.0 {
-                    continue;
-                }
-                let s = gy / g;
-                // What sets in later and shrinks is a cache that was full, or a load that went: no leak.
-                if s < 0.0 && matches!(leak, Leak::Since(k) if *k > 0) {
-                    continue;
-                }
-                let rss = yy - gy * s;
-                if rss > rss_max {
-                    continue;
-                }
-                let s2 = estimate(rss);
-                let (mean, variance) = (s * factor, s2 / g * factor * factor);
-                let (day, warm_size, warm_sd) = fitted(Some(i), s);
-                let ln_peak = base + peak(rss) + ln_prior + ln_plausible(day);
-                let mut h = Hypothesis {
-                    noise,
-                    warm,
-                    leak: *leak,
-                    day: has_day,
-                    ln_peak,
-                    ln_flat: 0.0,
-                    mean,
-                    variance,
-                    noise_variance: s2,
-                    factor: *factor,
-                    warm_z: 0.0,
-                    warm_size: 0.0,
-                    warm_size_still: still,
-                };
-                // As wide as the drift is large: how large it is must not speak against it.
-                h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD + h.mean * h.mean);
-                h.warm_size = warm_size;
-                h.warm_z = warm_size / (warm_sd * s2.sqrt());
-                if h.ln_flat > top.leak {
-                    top.leak = h.ln_flat;
-                    rss_max = enough(top.leak);
-                }
-                out.push(h);
-            }
-        };
+            out.push(h);
+        }
+    };
     if f.history.is_empty() {
         common.extend(&shared_common);
         ridge.extend(&shared_ridge);
@@ -262,6 +269,7 @@ fn under_noise(
                 let dot = |c: usize, d: usize| m[a * n + c] * m[a * n + d] / pa + rest(c) * rest(d) / pb;
                 let y = n - 1;
                 emit(
+                    Of::Both,
                     warm,
                     day,
                     ln_det + (pa / ra).ln() + (pb / rb).ln() - 2.0 * ln_day,
@@ -295,6 +303,7 @@ fn under_noise(
                 let wy = row[n - 1] / pivot;
                 let yy = m[n * n - 1] - wy * row[n - 1];
                 emit(
+                    Of::Both,
                     warm,
                     day,
                     ln_det + extra - 2.0 * ln_day,
@@ -320,23 +329,20 @@ fn under_noise(
             }
         }
     } else {
-        with_history(
-            r,
-            noise,
-            live,
-            &common,
-            &ridge,
-            &shared_common,
-            &shared_ridge,
-            &leak_columns,
-            &warm_ridge,
-            &mut emit,
-        );
+        with_history(r, noise, live, &common, &ridge, &shared_common, &shared_ridge, &leak_columns, &mut emit);
     }
     best.1
 }
 
-type Emit<'a> = dyn FnMut(usize, usize, f64, f64, &dyn Fn(usize) -> (f64, f64), &Fitted) + 'a;
+/// What hypotheses are to be made of the sums: such without a leak, such with one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Both,
+    Still,
+    Leaking,
+}
+
+type Emit<'a> = dyn FnMut(Of, usize, usize, f64, f64, &dyn Fn(usize) -> (f64, f64), &Fitted) + 'a;
 
 /// For a leak (by its place in the list) and its coefficient: amplitude of the day cycle, size of the warm-up (tolerances),
 /// and the latter's standard deviation over that of the noise.
@@ -371,7 +377,6 @@ fn with_history(
     shared_common: &[usize],
     shared_ridge: &[f64],
     leak_columns: &[usize],
-    warm_ridge: &dyn Fn(usize) -> f64,
     emit: &mut Emit,
 ) {
     let f = &r.filters[noise];
@@ -384,44 +389,52 @@ fn with_history(
     let place: Vec<usize> =
         shared.iter().map(|c| if *c < WARM_0 { c - DAY_0 } else { c - REQ + ONSET_IN_SHARED - 1 }).collect();
     let k = shared.len();
-    let mut a = vec![0.0; k * k];
+    let (mut a, mut b) = (vec![0.0; k * k], vec![0.0; STILL * STILL]);
+    let steady = s0 + leak_columns.iter().position(|c| *c == HINGE_0).unwrap_or(0) + shared_common.len();
+    let sums = Sums { m: &m, n, first: w0, steady };
+    let starts = Starts::new(&sums, r.variance[noise]);
     for class in (0..CLASSES).filter(|class| (0..=WARM).any(|k| class_of(k) == Some(*class) && live >> k & 1 == 1)) {
-        // Of the ways in which this segment may have started the two that explain it best by themselves.
-        let gain = |k: usize| {
-            let y = m[(w0 + k) * n + n - 1];
-            y * y / (m[(w0 + k) * n + w0 + k] + warm_ridge(k))
-        };
-        let mut likely: Vec<(f64, usize)> = alike(class).map(|k| (gain(k), k)).collect();
-        likely.sort_by(|a, b| b.0.total_cmp(&a.0));
         // Two ways of starting share the class.
-        let ln_share = -(likely.len().max(2) as f64 / 2.0).ln();
-        let mut starts: Vec<Option<usize>> = likely.iter().take(2).map(|l| Some(l.1)).collect();
-        if starts.is_empty() {
-            starts.push(None);
-        }
-        for start in starts {
-            let warm = start.map_or(WARM, |k| k.clamp(2 * class, 2 * class + 1));
-            let row = w0 + start.unwrap_or(0);
-            let pivot = start.map_or(f64::INFINITY, |k| m[row * n + row] + warm_ridge(k));
-            let extra = start.map_or(0.0, |k| (pivot / warm_ridge(k)).ln());
+        let ways: f64 = alike(class).map(|k| ln_alike(class, k as f64).exp()).sum();
+        let ln_share = |s: &Start| ln_alike(class, s.place()) - (0.5 * ways.max(2.0)).ln();
+        // Of the ways in which it may have started the best where nothing leaks, and whatever leaks.
+        let (still, leaking) = (starts.best(class, 0), starts.best(class, 1));
+        let other = leaking.filter(|l| still.is_some_and(|s| s.place() != l.place()));
+        for start in [Some(still), other.map(Some)].into_iter().flatten() {
+            let warm = start.map_or(WARM, |s| (s.place().round() as usize).clamp(2 * class, 2 * class + 1));
+            let pivot = start.map_or(f64::INFINITY, |s| s.pivot);
+            let extra = start.map_or(0.0, |s| s.ln_det - 2.0 * ln_share(s));
+            let tied: Vec<f64> = (s0..n).map(|c| start.map_or(0.0, |s| s.product(&sums, c))).collect();
+            let c = shared_common.len();
+            let still = &f.history.still[class];
             for i in 0..k {
-                let q = m[row * n + s0 + i] / pivot;
+                let q = tied[i] / pivot;
                 for j in i..k {
                     let (x, y) = (place[i].min(place[j]), place[i].max(place[j]));
-                    a[i * k + j] = m[(s0 + i) * n + s0 + j] - q * m[row * n + s0 + j] + f.history.at(class, x, y);
+                    let own = m[(s0 + i) * n + s0 + j] - q * tied[j];
+                    a[i * k + j] = own + f.history.at(class, x, y);
+                    let of = |i: usize| if i < c { Some(i) } else { (i + 1 == k).then_some(c) };
+                    if let (Some(i), Some(j)) = (of(i), of(j)) {
+                        b[i * STILL + j] = own + still.products[i][j];
+                    }
                 }
             }
-            let c = shared_common.len();
-            let mut all = ln_det + extra + f.history.ln_det[class] - 2.0 * ln_share;
+            let own = ln_det + extra;
+            let (mut still_det, mut leaking_det) = (own + still.ln_det, own + f.history.ln_det[class]);
             for day in 0..DAYS {
                 let (from, to) = if day == 0 { (0, 0) } else { (2 * day - 2, 2 * day) };
-                all += eliminate_rows(&mut a, k, from..to, &shared_ridge[from..]);
+                let (new, ridge) = (&shared_ridge[from..], &shared_ridge[..2 * day]);
+                let rare = 2.0 * ln_prior_of_day(day);
+                // Of this segment's warm-up only the coefficient without the shared columns is at hand: no sign is read off it.
+                still_det += eliminate_rows(&mut b, STILL, from..to, new);
+                emit(Of::Still, warm, day, still_det - rare, b[STILL * STILL - 1], &|_| (0.0, 0.0), &|_, _| {
+                    (day_amplitude(&b, STILL, 0, ridge, &[]), 0.0, 0.0)
+                });
+                leaking_det += eliminate_rows(&mut a, k, from..to, new);
                 let stats = |i: usize| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]);
-                emit(warm, day, all - 2.0 * ln_prior_of_day(day), a[k * k - 1], &stats, &|i, s| {
+                emit(Of::Leaking, warm, day, leaking_det - rare, a[k * k - 1], &stats, &|i, s| {
                     let known = i.map_or((0, 0.0), |i| (c + i, s));
-                    let amplitude = day_amplitude(&a, k, c - 4, &shared_ridge[..2 * day], &[known]);
-                    // Of this segment's warm-up only the coefficient without the shared columns is at hand: no sign is read off it.
-                    (amplitude, 0.0, 0.0)
+                    (day_amplitude(&a, k, 0, ridge, &[known]), 0.0, 0.0)
                 });
             }
         }

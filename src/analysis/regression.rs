@@ -3,10 +3,11 @@
 //! This file knows what the columns are at a given time; what is made of the sums is left to `posterior`.
 
 use super::bank::{
-    CLASSES, COLUMNS, DAY_0, Filter, HINGE_0, HINGES, Noise, REQ, SHARED, STEP_0, STEPS, WARM, WARM_0, WARM_EXP, Y,
-    eliminate, warm_shape,
+    CLASSES, COLUMNS, DAY_0, Filter, HINGE_0, HINGES, Noise, ONSET_IN_SHARED, REQ, SHARED, STEP_0, STEPS, STILL, WARM,
+    WARM_0, WARM_EXP, Y, eliminate, warm_shape,
 };
 use super::blocks::Block;
+use super::starts::{Start, Starts, Sums, ln_alike};
 
 /// Prior standard deviations of the coefficients, in tolerances (50 MB). Levels are anything; steps and warm-ups mostly
 /// below 300 MB; a day cycle of up to ±40 MB, its second harmonic a third of that.
@@ -23,6 +24,9 @@ pub mod prior {
     const WARM: f64 = 12.0;
     /// A cache that fills steadily.
     const CACHE: f64 = 2.5;
+
+    /// What leaks, where it is only asked how a segment started.
+    pub const LEAK: f64 = 3.0;
 
     /// The way in which a segment starts.
     pub fn of_start(k: usize) -> f64 {
@@ -252,18 +256,6 @@ impl Regression {
 /// Noise below this is not believed in, tolerances (0.6 MB): shapes on a grid and floors of blocks are no better than that.
 pub const NOISE_FLOOR: f64 = 0.006;
 
-/// The class that a way of starting belongs to, as far as other incarnations are concerned; pairs have none.
-pub fn class_of(k: usize) -> Option<usize> {
-    (k <= WARM).then_some(k / 2)
-}
-
-/// Ways of starting that another incarnation of the same program may have had, where one had a start of class `class`: time
-/// constants up to 40 % apart. None for no warm-up at all.
-pub fn alike(class: usize) -> std::ops::Range<usize> {
-    let first = 2 * class;
-    if first < WARM_EXP { first.saturating_sub(2)..(first + 4).min(WARM_EXP) } else { first..(first + 2).min(WARM) }
-}
-
 /// Eliminates a closing segment's own columns for each way it may have started, adds what is left to the history.
 fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
     let own: Vec<usize> = (0..=steps).collect();
@@ -282,25 +274,30 @@ fn close_segment(f: &mut Filter, variance: f64, steps: usize) {
     if f.history.is_empty() {
         f.history.begin();
     }
-    let base = own.len();
-    let r = |k: usize| variance / (prior::of_start(k) * prior::of_start(k));
-    let pivot = |k: usize| m[(base + k) * n + base + k] + r(k);
-    // How much better this segment is explained by starting in way `k`, ln.
-    let gain = |k: usize| {
-        let y = m[(base + k) * n + n - 1];
-        0.5 * y * y / pivot(k) / variance.max(NOISE_FLOOR * NOISE_FLOOR) - 0.5 * (pivot(k) / r(k)).ln()
-    };
+    let shared = own.len() + WARM;
+    let sums = Sums { m: &m, n, first: own.len(), steady: shared + ONSET_IN_SHARED };
+    let starts = Starts::new(&sums, variance);
     for class in 0..CLASSES {
-        let row = alike(class).max_by(|a, b| gain(*a).total_cmp(&gain(*b)));
-        let p = row.map_or(f64::INFINITY, pivot);
-        f.history.ln_det[class] += ln_det + row.map_or(0.0, |k| (p / r(k)).ln());
-        let row = base + row.unwrap_or(0);
-        let shared = base + WARM;
-        let start = &m[row * n + shared..][..size];
+        let extra = |s: &Start| s.ln_det - 2.0 * ln_alike(class, s.place());
+        let start = starts.best(class, 1);
+        let products: Vec<f64> = (shared..n).map(|c| start.map_or(0.0, |s| s.product(&sums, c))).collect();
+        f.history.ln_det[class] += ln_det + start.map_or(0.0, extra);
+        let pivot = start.map_or(f64::INFINITY, |s| s.pivot);
         for i in 0..size {
-            let a = start[i] / p;
+            let a = products[i] / pivot;
             let all = &m[(shared + i) * n + shared..][i..size];
-            f.history.add_row(class, i, all.iter().zip(&start[i..]).map(|(all, start)| all - a * start));
+            f.history.add_row(class, i, all.iter().zip(&products[i..]).map(|(all, start)| all - a * start));
+        }
+        let start = starts.best(class, 0);
+        let kept = &mut f.history.still[class];
+        kept.ln_det += ln_det + start.map_or(0.0, extra);
+        let place = |i: usize| if i + 1 < STILL { shared + i } else { n - 1 };
+        let products = [0, 1, 2, 3, 4].map(|i| start.map_or(0.0, |s| s.product(&sums, place(i))));
+        let pivot = start.map_or(f64::INFINITY, |s| s.pivot);
+        for i in 0..STILL {
+            for j in i..STILL {
+                kept.products[i][j] += m[place(i) * n + place(j)] - products[i] / pivot * products[j];
+            }
         }
     }
     f.restart();
