@@ -42,6 +42,16 @@ const BACK: usize = 6;
 const GATE: f64 = 5.5;
 /// ... and how much at least, in tolerances (5 MB): more than two of the 2 MiB pages that some counters count.
 const GATE_MIN: f64 = 0.1;
+/// Two steps are of one size if they differ by less than this share.
+const SAME: f64 = 0.2;
+/// An incarnation younger than this may have begun on a level that it falls back from, hours.
+const YOUNG_H: f64 = 3.0;
+/// ... by so much at least, tolerances (15 MB).
+const FALL_MIN: f64 = 0.3;
+/// A fall is as large as it looks from where the series was heading if it is so much of that from where it was.
+const FALL_WHOLE: f64 = 0.7;
+/// Sizes of levels that are remembered.
+const RETURNED: usize = 8;
 
 /// One block, in units of the tolerance, relative to the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -76,6 +86,13 @@ pub enum Ruling {
         /// Size, tolerances.
         size: f64,
     },
+    /// The series fell so from a level that it began on: another level, and no step of a leak.
+    Level {
+        /// Hours since the first sample.
+        t_h: f64,
+        /// Size, tolerances.
+        size: f64,
+    },
     /// Part of the series.
     Use(Block),
     /// An excursion, set aside.
@@ -86,7 +103,7 @@ impl Ruling {
     /// From when on it holds, hours.
     pub fn since_h(&self) -> f64 {
         match self {
-            Ruling::Restart(t_h) | Ruling::Step { t_h, .. } => *t_h,
+            Ruling::Restart(t_h) | Ruling::Step { t_h, .. } | Ruling::Level { t_h, .. } => *t_h,
             Ruling::Use(block) | Ruling::Drop(block) => block.from_h,
         }
     }
@@ -110,6 +127,12 @@ pub struct Blocker {
     pending: Vec<Block>,
     floor: f64,
     steps_up: VecDeque<f64>,
+    /// Sizes of levels that have come and gone.
+    returned: VecDeque<f64>,
+    /// Whether the incarnation has fallen already.
+    fallen: bool,
+    /// Whether it is not the first.
+    restarted: bool,
 }
 
 impl Blocker {
@@ -131,6 +154,9 @@ impl Blocker {
             pending: Vec::new(),
             floor: f64::INFINITY,
             steps_up: VecDeque::new(),
+            returned: VecDeque::new(),
+            fallen: false,
+            restarted: false,
         }
     }
 
@@ -187,6 +213,7 @@ impl Blocker {
                 out.push(Ruling::Drop(block));
             }
             out.push(Ruling::Restart(t_h));
+            self.restarted = true;
         }
         self.segment = Some(segment);
         self.segment_start_h = t_h;
@@ -195,7 +222,7 @@ impl Blocker {
         self.recent.clear();
         self.pending.clear();
         self.floor = f64::INFINITY;
-        self.steps_up.clear();
+        self.fallen = false;
     }
 
     fn close(&mut self, out: &mut Vec<Ruling>) {
@@ -291,19 +318,22 @@ impl Blocker {
     fn rule_on_pending(&mut self, gate: f64, out: &mut Vec<Ruling>) {
         let tail = self.pending.len() - self.lasting();
         let raw: Vec<f64> = self.pending.iter().map(|b| b.y - self.predict(b.t_h).map_or(b.y, |p| p.0)).collect();
-        let size = quantile(&mut raw[tail..].to_vec(), 0.5);
+        let off = quantile(&mut raw[tail..].to_vec(), 0.5);
+        let (size, whole) = self.size(off, gate, &self.pending[tail]);
         let last = &raw[tail..];
         let spread = last.iter().fold(f64::MIN, |a, b| a.max(*b)) - last.iter().fold(f64::MAX, |a, b| a.min(*b));
         // A ramp is no step, however far it has come.
-        let agree = last.iter().all(|o| o * size > 0.0) && spread < gate.max(0.25 * size.abs());
-        let step = agree && self.is_step(size, self.pending[tail].y);
+        let agree = last.iter().all(|o| o * size > 0.0) && spread < gate.max(0.25 * off.abs());
+        let level = agree && self.is_level(size, &self.pending[tail]);
+        let step = level || agree && self.is_step(size, self.pending[tail].y);
         if !step && self.pending.len() < if self.period_h.is_some() { LASTING } else { PENDING_MAX } {
             return;
         }
         let pending = std::mem::take(&mut self.pending);
         let skip = if step { tail } else { 0 };
         if step {
-            out.push(Ruling::Step { t_h: pending[tail].from_h, size });
+            let t_h = pending[tail].from_h;
+            out.push(if level { Ruling::Level { t_h, size } } else { Ruling::Step { t_h, size } });
             if size > 0.0 {
                 if self.steps_up.len() == 64 {
                     self.steps_up.pop_front();
@@ -311,6 +341,14 @@ impl Blocker {
                 self.steps_up.push_back(size);
             }
             self.recent.iter_mut().for_each(|b| b.y += size);
+            if level && !self.fallen {
+                self.fallen = true;
+                self.note_return(-size);
+            }
+            if level || !whole {
+                // What came before says nothing of how it goes on.
+                self.recent.clear();
+            }
         } else {
             raw.iter().for_each(|o| self.note(o.abs().min(3.0 * gate)));
         }
@@ -325,26 +363,63 @@ impl Blocker {
         }
     }
 
-    /// A jump up is a step. A fall is one only if it undoes a step or reaches below everything so far: a fall back to the
-    /// floor is what a garbage collector does, and must not turn its ramps into a leak.
+    /// Size of a jump to this block, which lies so far off its prediction, and whether that is all of it. Where the series went up steeply it
+    /// falls less than it falls short of what was foretold; what hardly falls at all is a warm-up that slackens, and no jump.
+    fn size(&self, off: f64, gate: f64, to: &Block) -> (f64, bool) {
+        let fall = self.recent.back().map_or(0.0, |last| to.y - last.y);
+        if off > 0.0 || !self.restarted || fall < FALL_WHOLE * off {
+            return (off, true);
+        }
+        (if fall < -gate { fall } else { 0.0 }, false)
+    }
+
+    /// Whether it falls from a level that comes and goes and that it began on: as far as one that has come and gone before, or once, while it is
+    /// young. Not in the first incarnation, of whose collector nothing is known yet.
+    fn is_level(&self, size: f64, to: &Block) -> bool {
+        let known = self.returned.iter().any(|r| (r + size).abs() < SAME * r);
+        let young = !self.fallen && to.from_h - self.segment_start_h < YOUNG_H && size < -FALL_MIN;
+        self.restarted && !self.undoes(size) && (known || young)
+    }
+
+    /// Whether steps up that are still there make up for most of this fall.
+    fn undoes(&self, size: f64) -> bool {
+        size < 0.0 && self.steps_up.iter().sum::<f64>() > -0.6 * size
+    }
+
+    /// A jump up is a step. A fall is one only if it undoes a step or reaches below everything so far: a fall back to the floor is what a
+    /// garbage collector does, and must not turn its ramps into a leak.
     fn is_step(&mut self, size: f64, y: f64) -> bool {
         if size > 0.0 {
             return true;
         }
-        let up: f64 = self.steps_up.iter().sum();
-        if up > -0.6 * size {
-            let mut left = -size;
-            while left > 0.0
-                && let Some(last) = self.steps_up.pop_back()
-            {
-                if last > left * 1.3 {
-                    self.steps_up.push_back(last - left);
-                }
-                left -= last;
-            }
+        if self.undoes(size) {
+            self.undo(-size);
             return true;
         }
         y < self.floor + 0.3 * size
+    }
+
+    /// Takes back steps up of this size.
+    fn undo(&mut self, size: f64) {
+        let mut left = size;
+        while left > 0.0
+            && let Some(last) = self.steps_up.pop_back()
+        {
+            if (last - size).abs() < SAME * last {
+                self.note_return(last);
+            }
+            if last > left * 1.3 {
+                self.steps_up.push_back(last - left);
+            }
+            left -= last;
+        }
+    }
+
+    fn note_return(&mut self, size: f64) {
+        if self.returned.len() == RETURNED {
+            self.returned.pop_front();
+        }
+        self.returned.push_back(size);
     }
 
     fn accept(&mut self, block: Block, out: &mut Vec<Ruling>) {
@@ -383,7 +458,8 @@ impl Blocker {
     /// Where the last blocks point at `t_h` (median slope and level), and the usual deviation from such predictions.
     fn predict(&self, t_h: f64) -> Option<(f64, f64)> {
         let n = self.recent.len();
-        if n < 4 {
+        // After a fall to another level there are fewer than at first.
+        if n < if self.restarted { LASTING } else { 4 } {
             return None;
         }
         let slope = self.slope();

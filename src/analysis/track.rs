@@ -348,6 +348,7 @@ impl Track {
                 self.steps.push_back((t_h, size));
                 self.stepped += self.regression.step(size);
             }
+            Ruling::Level { size, .. } => self.stepped += self.regression.step(size),
             Ruling::Restart(t_h) => {
                 if self.starts_h.len() == STARTS {
                     self.starts_h.remove(0);
