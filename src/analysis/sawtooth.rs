@@ -37,6 +37,8 @@ pub struct Sawtooth {
 const LEAPS_MAX: f64 = 0.34;
 /// Part of the saw-tooth's height that a fall has.
 const FALL: f64 = 0.55;
+/// Ticks in a period from which on its ramps are gradual, and no leaps.
+const GRADUAL: usize = 10;
 
 impl Sawtooth {
     /// Takes one tick. Returns the period, hours, when it becomes known.
@@ -86,6 +88,18 @@ impl Sawtooth {
         (longest < PERIOD_MAX_H * 1.1).then_some(longest)
     }
 
+    /// How often the series fell so far within two ticks (`down` is 1), or rose (-1).
+    fn falls(&self, height: f64, down: f64) -> usize {
+        let (mut count, mut free) = (0, 0);
+        for (i, (a, b)) in self.ticks.iter().zip(self.ticks.iter().skip(2)).enumerate() {
+            if i >= free && down * (a.1 - b.1) > height {
+                count += 1;
+                free = i + 2;
+            }
+        }
+        count
+    }
+
     /// How long it takes at most, usually, from one trough to the next, hours.
     fn find(&self) -> Option<f64> {
         let n = self.ticks.len();
@@ -120,9 +134,12 @@ impl Sawtooth {
         let dip = acf.iter().position(|a| *a < 0.0)?;
         let first =
             (dip.max(LAG_MIN)..=lag_max).find(|&l| acf[l] > PEAK && acf[l] >= acf[l - 1] && acf[l] >= acf[l + 1])?;
-        // What goes up in turns, and never down, is no saw-tooth: its turns are not to be averaged away.
+        // What goes up in turns, and never down, is no saw-tooth: its turns are not to be averaged away. Nor is what leaps up as often as it
+        // falls: a level that comes and goes.
         let fallen = self.ticks.iter().zip(self.ticks.iter().skip(2)).filter(|(a, b)| a.1 - b.1 > 0.5 * height).count();
-        if (fallen * first) as f64 / (n as f64) < 0.6 {
+        if (fallen * first) as f64 / (n as f64) < 0.6
+            || first > GRADUAL && self.falls(0.5 * height, 1.0) < 2 + self.falls(0.5 * height, -1.0)
+        {
             return None;
         }
         // The peak at the highest multiple that can still be told is the most exact.
@@ -170,4 +187,27 @@ fn peak(values: &[f64], at: usize) -> f64 {
     let bend = a - 2.0 * b + c;
     let off = if bend < 0.0 { 0.5 * (a - c) / bend } else { 0.0 };
     at as f64 + off.clamp(-0.5, 0.5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a saw-tooth is seen in eight hours of this, a tick a minute, bytes by minutes.
+    fn is_seen(bytes: impl Fn(usize) -> f64) -> bool {
+        let mut sawtooth = Sawtooth::default();
+        (0..480).any(|i| {
+            let t_s = 60.0 * i as f64;
+            let tick = Tick { t_s, unix_s: t_s, bytes: bytes(i), samples: 1, segment: 0, requests: None };
+            sawtooth.push(&tick, 50e6).is_some()
+        })
+    }
+
+    #[test]
+    fn what_leaps_up_as_often_as_it_falls_is_no_saw_tooth() {
+        let flips = [132, 136, 168, 210, 230];
+        assert!(!is_seen(|i| if flips.iter().filter(|at| i >= **at).count() % 2 == 1 { 48e6 } else { 0.0 }));
+        assert!(!is_seen(|i| if i % 50 < 20 { 48e6 } else { 0.0 }));
+        assert!(is_seen(|i| 48e6 * (i % 50) as f64 / 50.0));
+    }
 }
