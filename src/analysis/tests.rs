@@ -207,6 +207,60 @@ fn working_days_with_straight_edges_ring_once_in_twelve_at_most() {
     assert!(rang.count() <= 1);
 }
 
+/// The point in its incarnation, of those that begin at these hours.
+fn in_its_incarnation(p: Point, from_h: &[f64]) -> Point {
+    let h = (p.unix_s - START_UNIX_S) / 3600.0;
+    Point { segment: from_h.iter().filter(|from| h >= **from).count() as u32, ..p }
+}
+
+/// Two days in incarnations that begin at these hours, each with a start of its own: 900 MB, and `more` by hours. Their warm-ups are of
+/// `size` MB with a time constant of `tau_h`, give or take a tenth.
+fn restarting(from_h: &[f64], size: f64, tau_h: f64, more: impl Fn(f64) -> f64) -> Vec<Point> {
+    let megabytes = |h: f64| {
+        let k = from_h.iter().filter(|from| h >= **from).count();
+        let (size, tau_h) = (size * (1.0 + 0.2 * scatter(k)), tau_h * (1.0 + 0.2 * scatter(k + 100)));
+        900.0 + 60.0 * scatter(k + 200) + size * (1.0 - (-(h - from_h[k - 1]) / tau_h).exp()) + more(h)
+    };
+    series(48.0, 60.0, megabytes).into_iter().map(|p| in_its_incarnation(p, from_h)).collect()
+}
+
+#[test]
+fn what_leaks_is_not_hidden_by_warm_ups_that_are_larger_in_each_incarnation() {
+    let from_h = [0.0, 11.0, 15.5, 24.5, 34.0, 46.5];
+    let f = batch(&restarting(&from_h, 230.0, 0.9, |h| 90.0 * h / 48.0), Params::default());
+    assert_eq!(f.verdict, Verdict::Outside, "{f:?}");
+    assert!(f.drift_ci95_bytes[0] < 90e6 && f.drift_ci95_bytes[1] > 90e6, "{f:?}");
+    let f = batch(&restarting(&from_h, 230.0, 0.9, |_| 0.0), Params::default());
+    assert_eq!((f.verdict, f.alarmed), (Verdict::Within, false), "{f:?}");
+}
+
+#[test]
+fn the_edges_of_a_day_that_is_cut_up_by_restarts_hide_no_leak() {
+    // 44 MB more from eight in the morning to six in the evening of both days; no incarnation sees them come and go.
+    let from_h = [0.0, 5.5, 9.8, 25.0, 30.5, 34.5];
+    let busy = |h: f64| if (8.0..18.0).contains(&(h % 24.0)) { 44.0 } else { 0.0 };
+    let f = batch(&restarting(&from_h, 130.0, 0.9, |h| busy(h) + 130.0 * h / 48.0), Params::default());
+    assert_eq!(f.verdict, Verdict::Outside, "{f:?}");
+    assert!(f.drift_ci95_bytes[0] < 130e6 && f.drift_ci95_bytes[1] > 130e6, "{f:?}");
+    let f = batch(&restarting(&from_h, 130.0, 0.9, busy), Params::default());
+    assert!(!f.alarmed && f.verdict != Verdict::Outside, "{f:?}");
+}
+
+#[test]
+fn incarnations_that_begin_on_a_level_that_goes_hide_no_leak() {
+    // 42 MB more for a third of the time, in the first hour of each incarnation too.
+    let from_h = [0.0, 4.0, 11.0, 17.5, 29.5, 37.5];
+    let level = |h: f64| {
+        let since = h - from_h.iter().rev().find(|from| h >= **from).copied().unwrap_or(0.0);
+        if since % 2.7 < 0.9 { 42.0 } else { 0.0 }
+    };
+    let f = batch(&restarting(&from_h, 80.0, 0.2, |h| level(h) + 85.0 * h / 48.0), Params::default());
+    assert_eq!(f.verdict, Verdict::Outside, "{f:?}");
+    assert!(f.drift_ci95_bytes[0] < 85e6 && f.drift_ci95_bytes[1] > 85e6, "{f:?}");
+    let f = batch(&restarting(&from_h, 80.0, 0.2, level), Params::default());
+    assert_eq!((f.verdict, f.alarmed), (Verdict::Within, false), "{f:?}");
+}
+
 #[test]
 fn what_shrinks_across_restarts_must_be_seen_to_fall() {
     // Seven incarnations, each with a start of 245 MB: none of them ever falls.
@@ -216,10 +270,7 @@ fn what_shrinks_across_restarts_must_be_seen_to_fall() {
         900.0 + 245.0 * (1.0 - (-since / 1.13_f64).exp())
     })
     .into_iter()
-    .map(|p| {
-        let h = (p.unix_s - START_UNIX_S) / 3600.0;
-        Point { segment: from_h.iter().filter(|from| h >= **from).count() as u32, ..p }
-    })
+    .map(|p| in_its_incarnation(p, &from_h))
     .collect();
     let f = batch(&points, Params::default());
     assert!(!f.alarmed && f.verdict != Verdict::Outside, "{f:?}");
