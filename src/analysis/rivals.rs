@@ -8,7 +8,7 @@
 use super::bank::pair;
 use super::beliefs::{
     P_ARENAS, P_BUSY_DAY, P_EDGE, P_FOLLOWS, P_FROM_START, P_LEAK, P_RAMP, P_SECOND_START, P_SHIFTS, P_SLOW,
-    TOLERATED_SD, odds_of_sign,
+    P_TWO_PARTS, TOLERATED_SD, odds_of_sign,
 };
 use super::blocks::Block;
 use super::design::{Column, Design, Extra, Place, Products};
@@ -93,6 +93,9 @@ const INCARNATIONS: usize = 2;
 /// A run younger than this may have a first start that the claim took for growth, hours; its time constants.
 const YOUNG_H: f64 = 12.0;
 const FIRST_STARTS_H: [f64; 2] = [0.8, 1.7];
+/// The second parts of starts that are in two, where there are several incarnations.
+const PARTS: [Shape; 6] =
+    [Shape::WarmUp(0.8), Shape::WarmUp(1.7), Shape::WarmUp(3.5), Shape::Ramp(1.7), Shape::Ramp(3.4), Shape::Ramp(6.0)];
 /// A day cycle younger than this may rise by itself, hours.
 const DAY_KNOWN_H: f64 = 36.0;
 /// Growth less than this under a rival is no leak, tolerances.
@@ -199,6 +202,18 @@ pub fn weigh(
     } else {
         weighed.rivals(&design, horizon_h, 0.0);
     }
+    // Incarnations of one program that start in two parts: something warms up, and something else fills.
+    if design.incarnations.len() > 1 {
+        let ln_prior = (P_TWO_PARTS / PARTS.len() as f64).ln();
+        for part in PARTS {
+            if weighed.odds() > 0.0 {
+                let shape = |since_h: f64| part.at(since_h);
+                let extra = Extra { shape: &shape, place: Place::Each, sd: START.0 };
+                let other = Design::new(blocks, stepped, claim, Some(extra), horizon_h, grown);
+                weighed.with_extra(&other, ln_prior);
+            }
+        }
+    }
     // What a leak needs beside it, whatever is no leak may have beside it too.
     if let Some(beside) = weighed.beside.filter(|b| b.gain > 0.0 && weighed.odds() > 0.0) {
         let shape = |t_h: f64| beside.rival.at(t_h, &weighed.loads);
@@ -304,6 +319,22 @@ impl Weighed<'_> {
             if g.leaks {
                 self.alone = self.alone.max(ln);
             }
+            self.add(g.leaks, ln, growth);
+        }
+    }
+
+    /// Leaks and what would be tolerated beside the extra column of a design.
+    fn with_extra(&mut self, d: &Design, ln_prior: f64) {
+        for i in 0..self.growths.len() {
+            let g = &self.growths[i];
+            let (own, y) = d.growth(g.column);
+            let (ridge, pivot) = (d.ridge(g.sd), own + d.ridge(g.sd));
+            if g.leaks && y * self.claim.rate <= 0.0 {
+                continue;
+            }
+            let squares = d.squares() - y * y / pivot;
+            let ln = ln_prior + g.prior.ln() + d.ln_likelihood(squares, (pivot / ridge).ln());
+            let growth = (y / pivot * self.claim.rate.signum(), (d.variance(squares) / pivot).sqrt());
             self.add(g.leaks, ln, growth);
         }
     }

@@ -184,6 +184,26 @@ fn the_interval_of_a_leak_in_few_bursts_holds_what_was_gained() {
 }
 
 #[test]
+fn incarnations_that_start_in_two_parts_are_no_leak() {
+    // Each warms up and fills a cache, at another pace each time. Of 120 draws these three rang after a day and a half, and the others as often as now: in
+    // the first hours, when a cache that fills steadily is a leak to anybody.
+    for draw in [4, 50, 87] {
+        let u = |k: usize| 0.5 + scatter(100 * draw + k);
+        let starts = [0.0, 6.0 + 10.0 * u(0), 22.0 + 10.0 * u(1), 36.0 + 6.0 * u(2)];
+        let (warm, tau, cache) = (60.0 + 120.0 * u(3), 0.6 + 1.2 * u(4), 60.0 + 200.0 * u(5));
+        let of = |h: f64| starts.iter().rposition(|start| *start <= h).expect("the first is 0");
+        let held = |h: f64| {
+            let since = h - starts[of(h)];
+            warm * (1.0 - (-since / tau).exp()) + cache * (since / (1.5 + 4.0 * u(10 + of(h)))).min(1.0)
+        };
+        let mut points = series(48.0, 60.0, |h| 900.0 + held(h));
+        points.iter_mut().for_each(|point| point.segment = of((point.unix_s - START_UNIX_S) / 3600.0) as u32);
+        let f = batch(&points, Params::default());
+        assert!(!f.alarmed, "draw {draw}: {f:?}");
+    }
+}
+
+#[test]
 fn the_first_busy_day_is_no_leak() {
     // A Sunday with a third of the load, and Monday: 60 MB more within nine hours, and less again in the evening.
     let wave = |h: f64| 0.5 - 0.5 * (std::f64::consts::TAU * (h - 3.0) / 24.0).cos();
