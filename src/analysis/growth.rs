@@ -6,7 +6,7 @@
 //! and over its later part alone. A warm-up that bends more slowly than any on the grid, a cache that is full, a day's edge that
 //! lies behind: all of them claim more than their recent past holds.
 
-use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape, warm_up_h};
+use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape};
 use super::bends::straighter;
 use super::blocks::Block;
 use super::regression::Regression;
@@ -111,10 +111,8 @@ const AFTER_RESTART_H: f64 = 6.0;
 /// A day and a half: what a day cycle needs to be told from growth.
 const DAY_KNOWN_H: f64 = 36.0;
 
-/// Beginning and end of an incarnation, as a share of it, and how long they are at most, hours: where starts are left out, and where not.
-const NEAR: f64 = 0.1;
-const NEAR_H: f64 = 1.5;
-const NEAR_START_H: f64 = 0.5;
+/// How long beginning and end of a run are, hours.
+const NEAR_H: f64 = 0.5;
 
 /// The end of the horizon has come, as a share of it.
 pub const FINAL: f64 = 0.96;
@@ -304,31 +302,20 @@ impl Kept {
         self.shares(claim).is_some_and(|s| s.lately < SHOWN_LATELY)
     }
 
-    /// What was gained, end against beginning of each incarnation, at its pace over the horizon, tolerances: by no model but that of the start,
-    /// of kind `warm` and of size `warmed`. Where incarnations follow one another their starts are left out. What grew may have set in at
-    /// `onset_h`.
-    pub fn gained(&self, onset_h: f64, (warm, warmed): (usize, f64), horizon_h: f64) -> Option<f64> {
-        let whole = self.blocks.first()?.segment == self.blocks.last()?.segment;
-        let start_h = warm_up_h(pair(warm).map_or(warm, |[_, slow]| slow));
-        let (mut sum, mut span_h) = (0.0, 0.0);
-        for of in self.blocks.chunk_by(|a, b| a.segment == b.segment) {
-            let (began_h, until_h) = (of[0].from_h, of[of.len() - 1].to_h);
-            let long_h = until_h - began_h;
-            let from_h = if whole { began_h } else { began_h + start_h.min(0.5 * long_h) };
-            let near_h = (NEAR * long_h).min(if whole { NEAR_START_H } else { NEAR_H });
-            // Troughs of a saw-tooth are far apart: three blocks at least.
-            let first = of.iter().filter(|b| b.t_h >= from_h).enumerate();
-            let first = level(first.take_while(|(i, b)| *i < LEVEL_MIN || b.t_h <= from_h + near_h).map(|(_, b)| b));
-            let last = of.iter().rev().enumerate();
-            let last = level(last.take_while(|(i, b)| *i < LEVEL_MIN || b.t_h >= until_h - near_h).map(|(_, b)| b));
-            let (Some((first_h, first)), Some((last_h, last))) = (first, last) else { continue };
-            let grew = last - first - if whole { warmed } else { 0.0 };
-            // What set in later has not grown from the beginning.
-            let share = if onset_h > from_h { 1.0 } else { long_h / (last_h - first_h).max(f64::MIN_POSITIVE) };
-            sum += grew * share;
-            span_h += long_h;
+    /// What was gained, end against beginning, at its pace over the horizon, tolerances: by no model but that of the start, which gave `warmed`.
+    /// `None` across restarts: starts of several incarnations would be left in it.
+    pub fn gained(&self, warmed: f64, horizon_h: f64) -> Option<f64> {
+        let (begins, ends) = (self.blocks.first()?, self.blocks.last()?);
+        if begins.segment != ends.segment {
+            return None;
         }
-        (span_h > 0.0).then(|| sum * horizon_h / span_h)
+        // Troughs of a saw-tooth are far apart: three blocks at least.
+        let first = self.blocks.iter().enumerate();
+        let first = first.take_while(|(i, b)| *i < LEVEL_MIN || b.t_h <= begins.from_h + NEAR_H).map(|(_, b)| b);
+        let last = self.blocks.iter().rev().enumerate();
+        let last = last.take_while(|(i, b)| *i < LEVEL_MIN || b.t_h >= ends.to_h - NEAR_H).map(|(_, b)| b);
+        let ((first_h, first), (last_h, last)) = (level(first)?, level(last)?);
+        Some((last - first - warmed) * horizon_h / (last_h - first_h).max(f64::MIN_POSITIVE))
     }
 
     /// The blocks of the later half of the run, without their steps.

@@ -239,9 +239,8 @@ impl Track {
 
     /// What was gained, end against beginning; see [`Kept::gained`].
     pub fn gained(&self) -> Option<f64> {
-        let onset_h = self.claim().map_or(0.0, |claim| claim.onset_h);
-        let start = self.posterior.best.or(self.posterior.top).map(|h| (h.warm, h.warm_size));
-        self.kept.gained(onset_h, start?, self.horizon_h)
+        let warmed = self.posterior.best.or(self.posterior.top)?.warm_size;
+        self.kept.gained(warmed, self.horizon_h)
     }
 
     /// What grows beside a rival, where one explains the series better than a leak does. Worked out once a judgement, if anyone asks.
