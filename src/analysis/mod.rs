@@ -230,6 +230,8 @@ impl Detector {
         }
         let Some((side, doubt)) = evidence else {
             (self.evident, self.by) = (None, By::Whole);
+            // What nobody asks again is not held until the next judgement.
+            self.fine.forget_looking_back();
             return false;
         };
         let since = match self.evident {

@@ -207,6 +207,11 @@ impl Track {
         self.back.get_or_init(weigh).as_deref()
     }
 
+    /// Gives back what [`looked_back`](Self::looked_back) has worked out.
+    pub fn forget_looking_back(&mut self) {
+        self.back = OnceLock::new();
+    }
+
     /// Whether the steps that were found looking back leave no doubt by themselves.
     fn steps_decide(&self, rulings: &[Ruling]) -> bool {
         let steps = rulings.iter().filter_map(|ruling| match ruling {
