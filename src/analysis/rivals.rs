@@ -180,7 +180,7 @@ pub fn weigh(
         beside: None,
     };
     let young_day = claim.day && now_h < DAY_KNOWN_H;
-    weighed.alone(&design, young_day);
+    weighed.without_rival(&design, young_day, 0.0);
     let alone = weighed.parts.len();
     let ln_prior = (P_FOLLOWS / weighed.loads.len().max(1) as f64).ln();
     for i in 0..weighed.loads.len() {
@@ -210,7 +210,7 @@ pub fn weigh(
                 let shape = |since_h: f64| part.at(since_h);
                 let extra = Extra { shape: &shape, place: Place::Each, sd: START.0 };
                 let other = Design::new(blocks, stepped, claim, Some(extra), horizon_h, grown);
-                weighed.with_extra(&other, ln_prior);
+                weighed.without_rival(&other, true, ln_prior);
             }
         }
     }
@@ -304,37 +304,21 @@ impl Weighed<'_> {
         self.other.add(ln + (1.0 - beyond).max(1e-300).ln());
     }
 
-    /// Leaks without a rival, and what would be tolerated without one where a `young_day` is its rival.
-    fn alone(&mut self, d: &Design, young_day: bool) {
+    /// Leaks without a rival, and where the design itself holds one (a young day, an extra column) what would be `tolerated` without another.
+    fn without_rival(&mut self, d: &Design, tolerated: bool, ln_prior: f64) {
         for i in 0..self.growths.len() {
             let g = &self.growths[i];
             let (own, y) = d.growth(g.column);
             let (ridge, pivot) = (d.ridge(g.sd), own + d.ridge(g.sd));
-            if if g.leaks { y * self.claim.rate <= 0.0 } else { !young_day } {
-                continue;
-            }
-            let squares = d.squares() - y * y / pivot;
-            let ln = g.prior.ln() + d.ln_likelihood(squares, (pivot / ridge).ln());
-            let growth = (y / pivot * self.claim.rate.signum(), (d.variance(squares) / pivot).sqrt());
-            if g.leaks {
-                self.alone = self.alone.max(ln);
-            }
-            self.add(g.leaks, ln, growth);
-        }
-    }
-
-    /// Leaks and what would be tolerated beside the extra column of a design.
-    fn with_extra(&mut self, d: &Design, ln_prior: f64) {
-        for i in 0..self.growths.len() {
-            let g = &self.growths[i];
-            let (own, y) = d.growth(g.column);
-            let (ridge, pivot) = (d.ridge(g.sd), own + d.ridge(g.sd));
-            if g.leaks && y * self.claim.rate <= 0.0 {
+            if if g.leaks { y * self.claim.rate <= 0.0 } else { !tolerated } {
                 continue;
             }
             let squares = d.squares() - y * y / pivot;
             let ln = ln_prior + g.prior.ln() + d.ln_likelihood(squares, (pivot / ridge).ln());
             let growth = (y / pivot * self.claim.rate.signum(), (d.variance(squares) / pivot).sqrt());
+            if g.leaks && d.extra_is_free() {
+                self.alone = self.alone.max(ln);
+            }
             self.add(g.leaks, ln, growth);
         }
     }
