@@ -3,8 +3,12 @@
 #[path = "../benches/verdict/corpus.rs"]
 #[allow(dead_code)] // the benchmark uses all of it
 mod corpus;
+#[path = "../benches/verdict/series.rs"]
+#[allow(dead_code)] // the benchmark uses all of it
+mod series;
 
-use corpus::{LEAKS, NUISANCES, Trace, trace};
+use corpus::{NUISANCES, trace};
+use series::Trace;
 use soakd::analysis::{Params, batch};
 use soakd::model::finding::{Finding, Verdict};
 
@@ -46,7 +50,7 @@ fn leaks_are_found_soon_after_the_tolerance_is_gone() {
     let (mut soon, mut right) = (0, 0);
     for (index, name) in names.into_iter().enumerate() {
         let (t, f) = judged(name, 2, index as u64);
-        let leak = LEAKS[t.leak.expect("a leaking trace")];
+        let leak = t.leak.expect("a leaking trace");
         let what = format!("seed {SEED}, {leak} over {name}, {:.0} MB: {f:?}", t.drift_bytes / 1e6);
         assert!(f.alarmed && f.verdict == Verdict::Outside, "{what}");
         let after_h = (f.first_alarm_unix_s.expect("it rang") - t.points[0].unix_s) / 3600.0;

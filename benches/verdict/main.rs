@@ -1,21 +1,27 @@
 //! How good is the verdict? Simulated series of 48 hours, watched throughout, for soakd and for what people use.
 //!
-//! `cargo bench --bench verdict -- [SEED [TRACES [all|held]]]`: TRACES series of each nuisance and class (default 5). With `all`,
-//! the nuisances that were held out while tuning are run too; with `held`, only those. Prints tables by nuisance and by leak,
-//! each series that was called wrongly, and the seed.
+//! `cargo bench --bench verdict -- [SEED [TRACES]] [all|held]`: TRACES series of each nuisance and class (default 5). With `all`, the
+//! nuisances that were held out while tuning are run too; with `held`, only those. `-- SEED parts` and `-- SEED programs` run the series of
+//! an independent judge instead: each was written by an author who had seen neither the detector nor the corpus it was tuned on. Prints tables
+//! by nuisance and by leak, each series that was called wrongly, and the seed.
 
 mod corpus;
+mod judge_parts;
+mod judge_programs;
 mod peers;
+mod series;
 
-use corpus::{LEAKS, NUISANCES, TUNED, trace};
+use corpus::{NUISANCES, TUNED};
+use series::Trace;
 use soakd::analysis::{Detector, Params};
 use soakd::model::finding::Verdict;
 
 /// What one series came to.
 struct Outcome {
     class: u8,
-    nuisance: usize,
-    leak: Option<usize>,
+    /// Its nuisances.
+    parts: Vec<String>,
+    leak: Option<&'static str>,
     breach_h: f64,
     alarm_h: Option<f64>,
     within: bool,
@@ -28,26 +34,50 @@ struct Outcome {
 fn main() {
     // `cargo bench` passes --bench; `cargo test --benches` passes nothing of ours.
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let seed: u64 = words.first().and_then(|s| s.parse().ok()).unwrap_or(20_261_124);
-    let each: u64 = words.get(1).and_then(|s| s.parse().ok()).unwrap_or(5);
-    let kinds = match words.get(2).map(String::as_str) {
-        Some("all") => 0..NUISANCES.len(),
-        Some("held") => TUNED..NUISANCES.len(),
-        _ => 0..TUNED,
-    };
+    let numbers: Vec<u64> = words.iter().filter_map(|w| w.parse().ok()).collect();
+    let seed = numbers.first().copied().unwrap_or(20_261_124);
+    let each = numbers.get(1).copied().unwrap_or(5);
+    let which = words.iter().find(|w| w.parse::<u64>().is_err()).map(String::as_str);
     let mut outcomes = Vec::new();
     let mut seconds = 0.0;
-    for kind in kinds.clone() {
-        // A table that takes minutes says that it is coming.
-        eprintln!("{} ({} of {})", NUISANCES[kind], kind + 1 - kinds.start, kinds.len());
-        for class in 0..3 {
-            for i in 0..each {
-                outcomes.push(run(seed, i + 1000 * kind as u64, class, kind, &mut seconds));
+    match which {
+        None | Some("all" | "held") => {
+            let kinds = match which {
+                Some("all") => 0..NUISANCES.len(),
+                Some(_) => TUNED..NUISANCES.len(),
+                None => 0..TUNED,
+            };
+            for kind in kinds.clone() {
+                // A table that takes minutes says that it is coming.
+                eprintln!("{} ({} of {})", NUISANCES[kind], kind + 1 - kinds.start, kinds.len());
+                for class in 0..3 {
+                    for i in (0..each).map(|i| i + 1000 * kind as u64) {
+                        let trace = corpus::trace(seed, i, class, kind);
+                        let of = Outcome { parts: vec![NUISANCES[kind].into()], ..run(i, &trace, &mut seconds) };
+                        outcomes.push(of);
+                    }
+                }
             }
+        }
+        Some(judge @ ("parts" | "programs")) => {
+            let (series, trace): (u64, fn(u64, u64) -> Trace) = match judge {
+                "parts" => (judge_parts::SERIES, judge_parts::trace),
+                _ => (judge_programs::SERIES, judge_programs::trace),
+            };
+            for i in 0..series {
+                if i % 31 == 0 {
+                    eprintln!("{i} of {series}");
+                }
+                outcomes.push(run(i, &trace(seed, i), &mut seconds));
+            }
+        }
+        Some(word) => {
+            eprintln!("{word:?} is none of all, held, parts, programs");
+            std::process::exit(2);
         }
     }
     println!("seed {seed}, {} series of 48 h, {:.3} s each to judge", outcomes.len(), seconds / outcomes.len() as f64);
-    table("soakd", &outcomes, kinds, |o| o.alarm_h);
+    table("soakd", &outcomes, |o| o.alarm_h);
     println!();
     wrong(&outcomes);
     head();
@@ -57,8 +87,7 @@ fn main() {
     }
 }
 
-fn run(seed: u64, index: u64, class: u8, kind: usize, seconds: &mut f64) -> Outcome {
-    let t = trace(seed, index, class, kind);
+fn run(index: u64, t: &Trace, seconds: &mut f64) -> Outcome {
     let mut detector = Detector::new(Params::default());
     let start = std::time::Instant::now();
     t.points.iter().for_each(|p| detector.push(*p));
@@ -67,9 +96,9 @@ fn run(seed: u64, index: u64, class: u8, kind: usize, seconds: &mut f64) -> Outc
     let first = t.points[0].unix_s;
     let levels = peers::levels(&t.points);
     Outcome {
-        class,
-        nuisance: t.nuisance,
-        leak: t.leak,
+        class: t.class,
+        parts: t.parts.split('+').map(Into::into).collect(),
+        leak: t.leak.filter(|_| t.class == 2),
         breach_h: t.breach_h.unwrap_or(f64::NAN),
         alarm_h: f.first_alarm_unix_s.map(|at| (at - first) / 3600.0),
         within: f.verdict == Verdict::Within,
@@ -77,7 +106,7 @@ fn run(seed: u64, index: u64, class: u8, kind: usize, seconds: &mut f64) -> Outc
         what: format!(
             "trace {index}: {}{}, a sample every {:.0} s, true drift {:.0} MB, said {:.0} ({:.0} to {:.0})",
             t.parts,
-            t.leak.map_or(String::new(), |l| format!(", {}", LEAKS[l])),
+            t.leak.map_or(String::new(), |leak| format!(", {leak}")),
             t.interval_s,
             t.drift_bytes / 1e6,
             f.drift_bytes / 1e6,
@@ -131,20 +160,27 @@ fn head() {
     );
 }
 
-fn table(
-    name: &str,
-    outcomes: &[Outcome],
-    kinds: std::ops::Range<usize>,
-    alarm: impl Fn(&Outcome) -> Option<f64> + Copy,
-) {
+fn table(name: &str, outcomes: &[Outcome], alarm: impl Fn(&Outcome) -> Option<f64> + Copy) {
     println!("\n{name}, by nuisance and by leak");
     head();
-    for kind in kinds {
-        let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.nuisance == kind).collect();
-        line(NUISANCES[kind], &of, true, alarm);
+    // In the order in which they come up first.
+    let mut parts: Vec<&str> = Vec::new();
+    let mut leaks: Vec<&str> = Vec::new();
+    for o in outcomes {
+        parts.extend(o.parts.iter().map(String::as_str));
+        leaks.extend(o.leak);
     }
-    for (i, leak) in LEAKS.iter().enumerate() {
-        let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.leak == Some(i)).collect();
+    for names in [&mut parts, &mut leaks] {
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|name| seen.insert(*name));
+    }
+    for part in parts {
+        let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.parts.iter().any(|p| p == part)).collect();
+        line(part, &of, true, alarm);
+    }
+    println!();
+    for leak in leaks {
+        let of: Vec<&Outcome> = outcomes.iter().filter(|o| o.leak == Some(leak)).collect();
         line(leak, &of, true, alarm);
     }
 }
