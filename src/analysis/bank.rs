@@ -127,7 +127,8 @@ pub fn noises() -> Vec<Noise> {
 /// A coarser grid, for a second look at part of a run.
 pub fn few_noises() -> Vec<Noise> {
     let noise = |tau_h, white| Noise { tau_h, white, walk: false, unsettled: false };
-    vec![noise(1.0, 1.0), noise(0.5, 0.3), noise(1.5, 0.3), noise(1.5, 0.02), noise(4.0, 0.1), noise(12.0, 0.02)]
+    let walk = Noise { tau_h: WALK_H, white: 2e-3, walk: true, unsettled: false };
+    vec![noise(1.0, 1.0), noise(0.5, 0.3), noise(1.5, 0.3), noise(1.5, 0.02), noise(4.0, 0.1), noise(12.0, 0.02), walk]
 }
 
 /// An unsettled start wanders by this much more variance an hour (in units of the noise's own) ...

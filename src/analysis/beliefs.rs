@@ -36,6 +36,8 @@ pub const P_EDGE: f64 = 0.2;
 pub const P_RAMP: f64 = 0.2;
 /// ... memory that follows the load, where requests tell that, ...
 pub const P_FOLLOWS: f64 = 0.2;
+/// ... a cache that requests fill, ...
+pub const P_FILLING: f64 = 0.1;
 /// ... starts in two parts, where a run has several, ...
 pub const P_TWO_PARTS: f64 = 0.1;
 /// ... growth that flattens more slowly than any warm-up, ...
@@ -97,17 +99,21 @@ pub fn ln_prior_of_start(warm: usize) -> f64 {
         let slow = if warm_tau_h(warm) > 3.2 { 0.1 } else { 1.0 };
         ((1.0 - P_LEVEL - P_CACHE - P_PAIR) * slow / WARM_EXP as f64).ln()
     } else {
-        let fill_h = FILL_H[warm - WARM_EXP];
-        let odd = if fill_h < FILL_SHORT_H {
-            0.1
-        } else if fill_h > FILL_LONG_H {
-            0.05
-        } else {
-            1.0
-        };
-        let slow = (FILL_USUAL_H / fill_h).min(1.0).powi(4) * odd;
+        let slow = usual_filling(FILL_H[warm - WARM_EXP]);
         (P_CACHE * slow / (WARM - WARM_EXP) as f64).ln()
     }
+}
+
+/// How usual it is that a cache takes so many hours to fill steadily.
+pub fn usual_filling(fill_h: f64) -> f64 {
+    let odd = if fill_h < FILL_SHORT_H {
+        0.1
+    } else if fill_h > FILL_LONG_H {
+        0.05
+    } else {
+        1.0
+    };
+    (FILL_USUAL_H / fill_h).min(1.0).powi(4) * odd
 }
 
 /// Longest time that it usually takes to fill a cache steadily, hours.

@@ -9,6 +9,7 @@
 use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape};
 use super::bends::straighter;
 use super::blocks::Block;
+use super::load::Work;
 use super::regression::Regression;
 use super::rivals::{self, Weighing};
 use super::shifts::{self, Shift};
@@ -39,6 +40,19 @@ pub struct Claim {
     pub kind: Noise,
     /// Drift over the horizon, tolerances.
     pub drift: f64,
+    /// The likeliest account without a leak.
+    pub still: Option<Still>,
+}
+
+/// How a series may be accounted for where nothing leaks.
+#[derive(Debug, Clone, Copy)]
+pub struct Still {
+    /// Standard deviation of the noise.
+    pub noise: f64,
+    /// Its kind.
+    pub kind: Noise,
+    /// Way of starting.
+    pub warm: usize,
 }
 
 /// How far a claim is borne out.
@@ -85,7 +99,7 @@ const ODDS: f64 = 4.0;
 /// ... where much of the tolerance is gone for sure: waiting costs more than asking (but not asking twice), ...
 const ODDS_GONE: f64 = 3.0;
 /// ... at the end of the horizon, when no more looks are to come than two or three, ...
-const ODDS_AT_THE_END: f64 = -1.0;
+const ODDS_AT_THE_END: f64 = 2.0;
 /// ... then even beside a day that has not come round where they are so high, ...
 const ODDS_BEYOND_A_DAY: f64 = 8.0;
 /// ... and of a leak in shifts: it was looked for in many places.
@@ -95,6 +109,8 @@ const ODDS_OF_SHIFTS_AT_THE_END: f64 = 4.0;
 /// larger than any usual cache.
 const FILL_RATE: f64 = 1.3;
 const FILLS_H: f64 = 2.3;
+/// What grows from the start on may be a start for so long, hours, unless more than any usual one takes has gone.
+const STARTS_H: f64 = 1.6;
 /// For so long what is said to shrink must lie below where it began, hours.
 const FALLEN_H: f64 = 12.0;
 /// ... and, as long as an evening and a night may last, by more than what they take of a busy day, tolerances (90 MB).
@@ -111,16 +127,11 @@ const AFTER_RESTART_H: f64 = 6.0;
 /// A day and a half: what a day cycle needs to be told from growth.
 const DAY_KNOWN_H: f64 = 36.0;
 
+/// How long a visit to another level is at most, hours.
+const VISIT_H: f64 = 0.7;
+
 /// How long beginning and end of a run are, hours.
 const NEAR_H: f64 = 0.5;
-
-/// The end of the horizon has come, as a share of it.
-pub const FINAL: f64 = 0.96;
-
-/// The looks about the end of the horizon decide, with all the data that there will be: what doubt is left then is what is left for good.
-pub fn final_look(now_h: f64, horizon_h: f64) -> bool {
-    (FINAL..1.02).contains(&(now_h / horizon_h))
-}
 
 /// The blocks of the run, thinned to a bounded number: the older, the thinner.
 #[derive(Debug, Clone)]
@@ -151,9 +162,22 @@ impl Kept {
         self.stepped.push(stepped);
     }
 
-    /// The blocks themselves.
-    pub fn blocks(&self) -> &[Block] {
-        &self.blocks
+    /// The blocks but those of a level that came and went within the hour: too short for a line of its own.
+    pub fn without_visits(&self) -> Vec<Block> {
+        let mut out = Vec::with_capacity(self.blocks.len());
+        for run in segments(&self.blocks) {
+            let same = |i: usize, j: usize| (self.stepped[i] - self.stepped[j]).abs() < 1e-9;
+            let mut i = run.start;
+            while i < run.end {
+                let until = (i..run.end).find(|j| !same(*j, i)).unwrap_or(run.end);
+                let visit = i > run.start && until < run.end && same(i - 1, until);
+                if !visit || self.blocks[until - 1].to_h - self.blocks[i].from_h > VISIT_H {
+                    out.extend_from_slice(&self.blocks[i..until]);
+                }
+                i = until;
+            }
+        }
+        out
     }
 
     /// How far the incarnations end above where they began, together, tolerances.
@@ -221,8 +245,8 @@ impl Kept {
     }
 
     /// Whether the series itself bears the claim out; `stepped` where its steps are a leak whatever creeps between them.
-    /// `again` where part of a run is asked what the whole did not show.
-    pub fn shows(&self, claim: &Claim, horizon_h: f64, stepped: bool, again: bool) -> Shown {
+    /// `at_the_end` where the horizon is about to end; `again` where part of a run is asked what the whole did not show.
+    pub fn shows(&self, claim: &Claim, horizon_h: f64, at_the_end: bool, stepped: bool, again: bool) -> Shown {
         let Some(last) = self.blocks.last() else { return Shown::No };
         let young = self.blocks.iter().rev().take_while(|b| b.segment == last.segment).last().map_or(0.0, |b| b.from_h);
         let age_h = last.t_h - claim.onset_h;
@@ -244,10 +268,12 @@ impl Kept {
         if claim.rate < 0.0 && again && self.blocks.first().is_some_and(|first| first.segment != last.segment) {
             return Shown::No;
         }
+        if !late && age_h < STARTS_H && so_far < STEEP {
+            return Shown::No;
+        }
         if !late && age_h < FILLS_H && so_far > FILL_RATE * age_h && so_far < STEEP {
             return Shown::No;
         }
-        let at_the_end = final_look(last.t_h, horizon_h);
         // A day that has not come round can be made to hide that nothing grows any more.
         let young_day = claim.day && age_h < DAY_KNOWN_H;
         let beyond_a_day = || self.weigh(claim, horizon_h).is_some_and(|weighed| weighed.ln_odds > ODDS_BEYOND_A_DAY);
@@ -294,7 +320,17 @@ impl Kept {
 
     /// Whether it is straighter than any second warm-up.
     fn straight(&self, claim: &Claim, horizon_h: f64) -> bool {
-        straighter(&self.blocks, &self.stepped, claim, horizon_h, &|b: &Block| grown(claim, b)) >= STRAIGHTER
+        let straight = |blocks: &[Block]| {
+            straighter(blocks, &self.stepped, claim, horizon_h, &|b: &Block| grown(claim, b)) >= STRAIGHTER
+        };
+        // What is filled by requests bends with them.
+        let by_work = || {
+            let work = if claim.by_requests { Work::of(&self.blocks) } else { None };
+            work.is_none_or(|work| {
+                straight(&self.blocks.iter().map(|b| Block { t_h: work.at(b.t_h), ..*b }).collect::<Vec<_>>())
+            })
+        };
+        straight(&self.blocks) && by_work()
     }
 
     /// Whether the claimed growth is missing from the later part of the run.

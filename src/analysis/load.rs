@@ -50,6 +50,37 @@ impl Load {
     }
 }
 
+/// Hours of work: the time at each block as requests measure it, at their mean rate. What a cache has been filled by is requests, not time.
+#[derive(Debug, Clone)]
+pub struct Work {
+    hours: Vec<(f64, f64)>,
+}
+
+impl Work {
+    /// `None` where requests are not known throughout.
+    pub fn of(blocks: &[Block]) -> Option<Work> {
+        let (mut served, mut long_h) = (0.0, 0.0);
+        for run in blocks.chunk_by(|a, b| a.segment == b.segment) {
+            let last = run.last()?;
+            served += last.requests?;
+            long_h += last.t_h - run[0].from_h;
+        }
+        let mut hours = Vec::with_capacity(blocks.len());
+        for run in blocks.chunk_by(|a, b| a.segment == b.segment) {
+            for b in run {
+                hours.push((b.t_h, run[0].from_h + b.requests? * long_h / served));
+            }
+        }
+        (served > 0.0).then_some(Work { hours })
+    }
+
+    /// That time at the block that was seen at `t_h`, hours since the beginning of the run, had each incarnation begun when it did.
+    pub fn at(&self, t_h: f64) -> f64 {
+        let next = self.hours.partition_point(|r| r.0 < t_h).min(self.hours.len() - 1);
+        self.hours[next].1
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +105,18 @@ mod tests {
         assert!(held.at(0.3) < 0.9 && held.at(0.2) < held.at(0.3), "{held:?}");
         let anew = Load::of(&counted, 0.1, true).expect("a load that varies");
         assert!(anew.at(0.0) == 0.0 && anew.at(0.1) > 0.0 && anew.at(0.1) < anew.at(0.2), "{anew:?}");
+    }
+
+    #[test]
+    fn hours_of_work_pass_as_requests_do_and_each_incarnation_begins_when_it_did() {
+        // Two incarnations of 0.2 hours, in which 100 requests were served: 0.4 hours of work in all.
+        let mut counted = blocks(&[Some(0.0), Some(10.0), Some(60.0), Some(0.0), Some(20.0), Some(40.0)]);
+        counted[3..].iter_mut().for_each(|b| (b.segment, b.from_h) = (1, 0.3));
+        let work = Work::of(&counted).expect("requests are known");
+        for (i, hours) in [0.0, 0.04, 0.24, 0.3, 0.38, 0.46].into_iter().enumerate() {
+            assert!((work.at(counted[i].t_h) - hours).abs() < 1e-9, "{i}: {work:?}");
+        }
+        assert!(Work::of(&blocks(&[Some(0.0), None])).is_none());
     }
 
     #[test]

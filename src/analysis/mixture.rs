@@ -34,6 +34,8 @@ pub struct Posterior {
     pub flat: Vec<Part>,
     /// Best hypothesis with a leak.
     pub best: Option<Hypothesis>,
+    /// Best hypothesis without a leak.
+    pub still: Option<Hypothesis>,
     /// Best hypothesis of all.
     pub top: Option<Hypothesis>,
     /// Posterior probability that the leak, if any, is linear in requests rather than time.

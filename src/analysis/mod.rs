@@ -107,6 +107,8 @@ pub struct Detector {
     /// When the run was last looked back upon, hours.
     looked_back_h: f64,
     segment: Option<u32>,
+    /// Whether the end of the horizon was seen.
+    over: bool,
 }
 
 impl Detector {
@@ -130,6 +132,7 @@ impl Detector {
             by: By::default(),
             looked_back_h: 0.0,
             segment: None,
+            over: false,
         }
     }
 
@@ -198,7 +201,9 @@ impl Detector {
             Some(period_h) => self.begin_anew(period_h),
             None => self.fine.push(tick),
         }
-        if self.fine.judge() && self.first_alarm_unix_s.is_none() && self.rings() {
+        // Once the horizon is over it is asked what there is, though the last blocks are not through yet.
+        let over = self.fine.is_over() && !std::mem::replace(&mut self.over, self.fine.is_over());
+        if (self.fine.judge() || over) && self.first_alarm_unix_s.is_none() && self.rings() {
             self.first_alarm_unix_s = Some(self.last_unix_s);
         }
     }
@@ -219,7 +224,8 @@ impl Detector {
         // Later on it is asked once more, of a run that had settled. What falls in a day and a half may be a weekend.
         self.by = By::Whole;
         if evidence.is_none() {
-            let settled = self.fine.settled().filter(|track| track.is_old());
+            // ... and explains its part as well as the whole is explained, or it has misunderstood it.
+            let settled = self.fine.settled().filter(|track| track.is_old() && track.explains() > self.fine.explains());
             evidence = settled.and_then(|track| self.evidence(track));
             self.by = By::Settled;
         }

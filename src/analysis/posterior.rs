@@ -557,13 +557,15 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
     }
     let best =
         sceptical.iter().filter(|s| list[s.2].leak != Leak::None).max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);
+    let still =
+        sceptical.iter().filter(|s| list[s.2].leak == Leak::None).max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);
     let first = sceptical.iter().max_by(|a, b| a.0.total_cmp(&b.0)).map(|s| list[s.2]);
     let top = sceptical.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
     // What is less likely than the best by this much (ln) has no weight.
     let weight = |below: f64| if below < -25.0 { 0.0 } else { below.exp() };
     sceptical.iter_mut().for_each(|s| s.1.weight = weight(s.0 - top));
     let sum: f64 = sceptical.iter().map(|s| s.1.weight).sum();
-    let mut out = Posterior { best, top: first, ..Posterior::default() };
+    let mut out = Posterior { best, top: first, still, ..Posterior::default() };
     let (mut by_requests, mut leaking) = (0.0, 1e-300);
     for (_, mut part, i) in sceptical {
         part.weight /= sum;

@@ -7,13 +7,13 @@
 
 use super::bank::pair;
 use super::beliefs::{
-    P_ARENAS, P_BUSY_DAY, P_EDGE, P_FOLLOWS, P_FROM_START, P_LEAK, P_RAMP, P_SECOND_START, P_SHIFTS, P_SLOW,
-    P_TWO_PARTS, TOLERATED_SD, odds_of_sign,
+    P_ARENAS, P_BUSY_DAY, P_EDGE, P_FILLING, P_FOLLOWS, P_FROM_START, P_LEAK, P_RAMP, P_SECOND_START, P_SHIFTS, P_SLOW,
+    P_TWO_PARTS, TOLERATED_SD, odds_of_sign, usual_filling,
 };
 use super::blocks::Block;
 use super::design::{Column, Design, Extra, Place, Products};
 use super::growth::Claim;
-use super::load::Load;
+use super::load::{Load, Work};
 use super::mixture::Part;
 use super::shifts::Shift;
 use super::special::normal_above;
@@ -66,6 +66,8 @@ const RAMPS_BETWEEN: [f64; 3] = [0.85, 1.0, 1.18];
 const RAMP: (f64, f64) = (1.0, 1.65);
 /// Of runs, those that begin in the edge of a day.
 const AT_START: f64 = 0.25;
+/// How long requests take to fill a cache at a steady rate, hours of work.
+const FILLS_H: [f64; 8] = [0.7, 1.1, 1.6, 2.2, 3.0, 4.0, 5.2, 6.5];
 /// Exponents, time constants and knees of growth that flattens.
 const POWERS: [f64; 3] = [0.45, 0.6, 0.8];
 const SLOW_TAUS_H: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
@@ -146,7 +148,7 @@ pub fn weigh(
     horizon_h: f64,
     grown: &dyn Fn(&Block) -> f64,
 ) -> Option<Weighing> {
-    let now_h = blocks.last().map(|b| b.t_h).filter(|_| claim.drift != 0.0)?;
+    blocks.last().filter(|_| claim.drift != 0.0)?;
     let late = claim.onset_h > 0.0;
     let leak = P_LEAK * odds_of_sign(claim.rate);
     let sd = 3.0_f64.hypot(claim.drift);
@@ -168,63 +170,24 @@ pub fn weigh(
     if late || claim.by_requests || claim.shift.is_some() {
         growths.push(Growth { column: Column::Steady, sd, prior: leak * P_FROM_START, leaks: true });
     }
-    let design = Design::new(blocks, stepped, claim, None, horizon_h, grown);
     let mut weighed = Weighed {
         leak: LnSum(f64::NEG_INFINITY),
         other: LnSum(f64::NEG_INFINITY),
         claim,
         growths,
         loads: HELD_H.iter().filter_map(|(held_h, anew)| Load::of(blocks, *held_h, *anew)).collect(),
+        work: if claim.by_requests { Work::of(blocks) } else { None },
         parts: Vec::new(),
         alone: f64::NEG_INFINITY,
         beside: None,
     };
-    let young_day = claim.day && now_h < DAY_KNOWN_H;
-    weighed.without_rival(&design, young_day, 0.0);
-    let alone = weighed.parts.len();
-    let ln_prior = (P_FOLLOWS / weighed.loads.len().max(1) as f64).ln();
-    for i in 0..weighed.loads.len() {
-        let rival = Rival { place: Place::All, onset_h: 0.0, shape: Shape::Load(i) };
-        weighed.rival(&design, rival, BUSY, ln_prior);
+    let run = Run { blocks, stepped, horizon_h, grown };
+    weighed.under(claim, &run);
+    // Noise that suits a leak may be too short for what is none: then its growth is noise. So both accounts of the noise are heard.
+    if let Some(still) = claim.still.filter(|still| still.kind != claim.kind && weighed.odds() > 0.0) {
+        weighed.under(&Claim { noise: still.noise, kind: still.kind, warm: still.warm, ..*claim }, &run);
     }
-    // The claim may have taken a first start for growth: then the rival is a second one.
-    if !late && pair(claim.warm).is_none() && now_h < YOUNG_H {
-        let ln_share = -((1 + FIRST_STARTS_H.len()) as f64).ln();
-        weighed.rivals(&design, horizon_h, ln_share);
-        for start_h in FIRST_STARTS_H {
-            if weighed.odds() > 0.0 {
-                let shape = |since_h: f64| Shape::WarmUp(start_h).at(since_h);
-                let extra = Extra { shape: &shape, place: Place::Each, sd: START.0 };
-                let other = Design::new(blocks, stepped, claim, Some(extra), horizon_h, grown);
-                weighed.rivals(&other, horizon_h, ln_share);
-            }
-        }
-    } else {
-        weighed.rivals(&design, horizon_h, 0.0);
-    }
-    // Incarnations of one program that start in two parts: something warms up, and something else fills.
-    if design.incarnations.len() > 1 {
-        let ln_prior = (P_TWO_PARTS / PARTS.len() as f64).ln();
-        for part in PARTS {
-            if weighed.odds() > 0.0 {
-                let shape = |since_h: f64| part.at(since_h);
-                let extra = Extra { shape: &shape, place: Place::Each, sd: START.0 };
-                let other = Design::new(blocks, stepped, claim, Some(extra), horizon_h, grown);
-                weighed.without_rival(&other, true, ln_prior);
-            }
-        }
-    }
-    // What a leak needs beside it, whatever is no leak may have beside it too.
-    if let Some(beside) = weighed.beside.filter(|b| b.gain > 0.0 && weighed.odds() > 0.0) {
-        let shape = |t_h: f64| beside.rival.at(t_h, &weighed.loads);
-        let extra = Extra { shape: &shape, place: beside.rival.place, sd: beside.sd };
-        let other = Design::new(blocks, stepped, claim, Some(extra), horizon_h, grown);
-        weighed.rivals(&other, horizon_h, beside.ln_prior);
-    }
-    if weighed.odds() > 0.0 {
-        weighed.arenas(&design);
-    }
-    Some(weighed.come_to(alone))
+    Some(weighed.come_to())
 }
 
 /// A rival: how it goes, from when on (hours) and in which incarnations.
@@ -233,13 +196,16 @@ struct Rival {
     place: Place,
     onset_h: f64,
     shape: Shape,
+    /// Whether its time is that of requests.
+    worked: bool,
 }
 
 impl Rival {
-    fn at(&self, t_h: f64, loads: &[Load]) -> f64 {
-        match self.shape {
-            Shape::Load(i) => loads[i].at(t_h),
-            shape => shape.at(t_h - self.onset_h),
+    fn at(&self, t_h: f64, loads: &[Load], work: Option<&Work>) -> f64 {
+        match (self.shape, work.filter(|_| self.worked)) {
+            (Shape::Load(i), _) => loads[i].at(t_h),
+            (shape, Some(work)) => shape.at(work.at(t_h) - self.onset_h),
+            (shape, None) => shape.at(t_h - self.onset_h),
         }
     }
 }
@@ -255,6 +221,29 @@ struct Beside {
     ln: f64,
 }
 
+/// What is weighed.
+struct Run<'a> {
+    blocks: &'a [Block],
+    stepped: &'a [f64],
+    horizon_h: f64,
+    /// What the claim says has leaked by a block.
+    grown: &'a dyn Fn(&Block) -> f64,
+}
+
+impl Run<'_> {
+    fn design(&self, claim: &Claim, extra: Option<Extra>) -> Design {
+        Design::new(self.blocks, self.stepped, claim, extra, self.horizon_h, self.grown)
+    }
+}
+
+/// The logarithm of a hypothesis' weight, whether it has a rival in it, and the drift that it says, with its standard deviation.
+#[derive(Debug, Clone, Copy)]
+struct Hypothesis {
+    ln: f64,
+    rival: bool,
+    drift: (f64, f64),
+}
+
 struct Weighed<'a> {
     leak: LnSum,
     other: LnSum,
@@ -262,39 +251,92 @@ struct Weighed<'a> {
     growths: Vec<Growth>,
     /// The load, where requests tell it.
     loads: Vec<Load>,
-    /// Each hypothesis: the logarithm of its weight, and the drift that it says, with its standard deviation.
-    parts: Vec<(f64, (f64, f64))>,
+    /// Time as requests measure it, where the claim is one by requests.
+    work: Option<Work>,
+    /// Each hypothesis.
+    parts: Vec<Hypothesis>,
     /// Of a leak without a rival the likeliest.
     alone: f64,
     beside: Option<Beside>,
 }
 
 impl Weighed<'_> {
+    /// All that is weighed under the claim's noise, and beside its start.
+    fn under(&mut self, claim: &Claim, run: &Run) {
+        let horizon_h = run.horizon_h;
+        let now_h = run.blocks.last().map_or(0.0, |b| b.t_h);
+        let late = claim.onset_h > 0.0;
+        let design = run.design(claim, None);
+        let young_day = claim.day && now_h < DAY_KNOWN_H;
+        self.without_rival(&design, young_day, 0.0, false);
+        let ln_prior = (P_FOLLOWS / self.loads.len().max(1) as f64).ln();
+        for i in 0..self.loads.len() {
+            let rival = Rival { place: Place::All, onset_h: 0.0, shape: Shape::Load(i), worked: false };
+            self.rival(&design, rival, BUSY, ln_prior);
+        }
+        // The claim may have taken a first start for growth: then the rival is a second one.
+        if !late && pair(claim.warm).is_none() && now_h < YOUNG_H {
+            let ln_share = -((1 + FIRST_STARTS_H.len()) as f64).ln();
+            self.rivals(&design, horizon_h, ln_share);
+            for start_h in FIRST_STARTS_H {
+                if self.odds() > 0.0 {
+                    let shape = |since_h: f64| Shape::WarmUp(start_h).at(since_h);
+                    let extra = Extra { shape: &shape, place: Place::Each, sd: START.0 };
+                    let other = run.design(claim, Some(extra));
+                    self.rivals(&other, horizon_h, ln_share);
+                }
+            }
+        } else {
+            self.rivals(&design, horizon_h, 0.0);
+        }
+        // Incarnations of one program that start in two parts: something warms up, and something else fills.
+        if design.incarnations.len() > 1 {
+            let ln_prior = (P_TWO_PARTS / PARTS.len() as f64).ln();
+            for part in PARTS {
+                if self.odds() > 0.0 {
+                    let shape = |since_h: f64| part.at(since_h);
+                    let extra = Extra { shape: &shape, place: Place::Each, sd: START.0 };
+                    let other = run.design(claim, Some(extra));
+                    self.without_rival(&other, true, ln_prior, true);
+                }
+            }
+        }
+        // What a leak needs beside it, whatever is no leak may have beside it too.
+        if let Some(beside) = self.beside.filter(|b| b.gain > 0.0 && self.odds() > 0.0) {
+            let shape = |t_h: f64| beside.rival.at(t_h, &self.loads, self.work.as_ref());
+            let extra = Extra { shape: &shape, place: beside.rival.place, sd: beside.sd };
+            let other = run.design(claim, Some(extra));
+            self.rivals(&other, horizon_h, beside.ln_prior);
+        }
+        if self.odds() > 0.0 {
+            self.arenas(&design);
+        }
+    }
+
     fn odds(&self) -> f64 {
         self.leak.0 - self.other.0
     }
 
-    /// The sum of it; the first so many hypotheses have no rival.
-    fn come_to(&self, alone: usize) -> Weighing {
-        let sum = |parts: &[(f64, (f64, f64))]| {
+    /// The sum of it.
+    fn come_to(&self) -> Weighing {
+        let sum = |of: &dyn Fn(&Hypothesis) -> bool| {
             let mut sum = LnSum(f64::NEG_INFINITY);
-            parts.iter().for_each(|(ln, _)| sum.add(*ln));
+            self.parts.iter().filter(|part| of(part)).for_each(|part| sum.add(part.ln));
             sum.0
         };
-        let all = sum(&self.parts);
-        let part = |&(ln, (mean, sd)): &(f64, (f64, f64))| Part { weight: (ln - all).exp(), mean, sd };
-        let (without, with) = self.parts.split_at(alone);
+        let all = sum(&|_| true);
+        let part = |h: &Hypothesis| Part { weight: (h.ln - all).exp(), mean: h.drift.0, sd: h.drift.1 };
         Weighing {
             ln_odds: self.odds(),
-            ln_rival: sum(with) - sum(without),
+            ln_rival: sum(&|h| h.rival) - sum(&|h| !h.rival),
             drift: self.parts.iter().map(part).filter(|part| part.weight > 1e-9).collect(),
         }
     }
 
     /// Takes a hypothesis, of which the growth is so much, give or take its standard deviation (tolerances, the claim's way): what would
     /// be tolerated is no more than [`LEAK_MIN`], and what lies beyond is a leak by whatever name.
-    fn add(&mut self, leaks: bool, ln: f64, (growth, sd): (f64, f64)) {
-        self.parts.push((ln, (growth * self.claim.rate.signum(), sd)));
+    fn add(&mut self, leaks: bool, rival: bool, ln: f64, (growth, sd): (f64, f64)) {
+        self.parts.push(Hypothesis { ln, rival, drift: (growth * self.claim.rate.signum(), sd) });
         if leaks {
             self.leak.add(ln);
             return;
@@ -305,7 +347,7 @@ impl Weighed<'_> {
     }
 
     /// Leaks without a rival, and where the design itself holds one (a young day, an extra column) what would be `tolerated` without another.
-    fn without_rival(&mut self, d: &Design, tolerated: bool, ln_prior: f64) {
+    fn without_rival(&mut self, d: &Design, tolerated: bool, ln_prior: f64, rival: bool) {
         for i in 0..self.growths.len() {
             let g = &self.growths[i];
             let (own, y) = d.growth(g.column);
@@ -314,19 +356,19 @@ impl Weighed<'_> {
                 continue;
             }
             let squares = d.squares() - y * y / pivot;
-            let ln = ln_prior + g.prior.ln() + d.ln_likelihood(squares, (pivot / ridge).ln());
+            let ln = ln_prior + g.prior.ln() + d.ln_likelihood_of_noise(squares, (pivot / ridge).ln());
             let growth = (y / pivot * self.claim.rate.signum(), (d.variance(squares) / pivot).sqrt());
             if g.leaks && d.extra_is_free() {
                 self.alone = self.alone.max(ln);
             }
-            self.add(g.leaks, ln, growth);
+            self.add(g.leaks, rival, ln, growth);
         }
     }
 
     /// All rivals but arenas.
     fn rivals(&mut self, d: &Design, horizon_h: f64, ln_share: f64) {
         for (place, of) in d.incarnations.iter().enumerate().rev().take(INCARNATIONS) {
-            let rival = |onset_h: f64, shape: Shape| Rival { place: Place::One(place), onset_h, shape };
+            let rival = |onset_h: f64, shape: Shape| Rival { place: Place::One(place), onset_h, shape, worked: false };
             let spacing_h = (of.until_h - of.from_h) / ONSETS as f64;
             let share = |p: f64, grid: usize| ln_share + (p * spacing_h / horizon_h / grid as f64).ln();
             let mut best = (f64::NEG_INFINITY, 0.0, 0.0);
@@ -358,6 +400,9 @@ impl Weighed<'_> {
                 }
             }
             self.ramps(d, place, horizon_h, ln_share);
+            if self.work.is_some() {
+                self.fillings(d, place, ln_share);
+            }
             let share = |grid: usize| ln_share + (P_SLOW / grid as f64).ln();
             for power in POWERS {
                 for tau in SLOW_TAUS_H {
@@ -374,10 +419,35 @@ impl Weighed<'_> {
         }
     }
 
+    /// Caches that requests fill, from the beginning of an incarnation on: ever more slowly, or until they are full.
+    fn fillings(&mut self, d: &Design, place: usize, ln_share: f64) {
+        let onset_h = d.incarnations[place].from_h;
+        let rival = |shape: Shape| Rival { place: Place::One(place), onset_h, shape, worked: true };
+        for tau in TAUS_H {
+            let ln_prior = ln_share + (P_FILLING / TAUS_H.len() as f64).ln();
+            self.rival(d, rival(Shape::WarmUp(tau)), START, ln_prior);
+        }
+        for long_h in FILLS_H {
+            let ln_prior = ln_share + (P_FILLING * usual_filling(long_h) / FILLS_H.len() as f64).ln();
+            self.rival(d, rival(Shape::Ramp(long_h)), START, ln_prior);
+        }
+        let ln_prior = ln_share + (P_SLOW / (POWERS.len() * SLOW_TAUS_H.len()) as f64).ln();
+        for power in POWERS {
+            for tau in SLOW_TAUS_H {
+                self.rival(d, rival(Shape::Stretched(tau, power)), START, ln_prior);
+            }
+        }
+    }
+
     /// Edges of working days that are straight ramps, in the last hours of an incarnation; the best is looked for once more about its place.
     fn ramps(&mut self, d: &Design, place: usize, horizon_h: f64, ln_share: f64) {
         let of = &d.incarnations[place];
-        let rival = |onset_h: f64, long_h: f64| Rival { place: Place::One(place), onset_h, shape: Shape::Ramp(long_h) };
+        let rival = |onset_h: f64, long_h: f64| Rival {
+            place: Place::One(place),
+            onset_h,
+            shape: Shape::Ramp(long_h),
+            worked: false,
+        };
         let spacing_h = (of.until_h - of.from_h) / ONSETS as f64;
         let ln_prior = ln_share + (P_RAMP * spacing_h / horizon_h / RAMPS_H.len() as f64).ln();
         let at_start = ln_share + (P_RAMP * AT_START / RAMPS_H.len() as f64).ln();
@@ -408,7 +478,7 @@ impl Weighed<'_> {
     /// One rival, with each growth beside it. Returns what it came to without a leak.
     fn rival(&mut self, d: &Design, rival: Rival, (usual, most): (f64, f64), ln_prior: f64) -> f64 {
         let mut without = f64::NEG_INFINITY;
-        let shape = |t_h: f64| rival.at(t_h, &self.loads);
+        let shape = |t_h: f64| rival.at(t_h, &self.loads, self.work.as_ref());
         let c = match rival.place {
             Place::One(i) => d.column(&d.incarnations[i], shape),
             Place::Each | Place::All => d.shared(shape),
@@ -432,7 +502,7 @@ impl Weighed<'_> {
             let over = ((size.abs() - most) / (SIZE_EDGE * most)).clamp(0.0, 7.0);
             let squares = d.squares() - y * y / pivot - size * size * (left + ridge);
             let ln_det = (pivot / growth_ridge).ln() + ((left + ridge) / ridge).ln();
-            let ln = ln_prior + g.prior.ln() - 0.5 * over * over + d.ln_likelihood(squares, ln_det);
+            let ln = ln_prior + g.prior.ln() - 0.5 * over * over + d.ln_likelihood_of_noise(squares, ln_det);
             let leaks = g.leaks;
             if !leaks {
                 without = ln;
@@ -441,7 +511,7 @@ impl Weighed<'_> {
                 self.beside = Some(Beside { rival, sd: usual, ln_prior, gain, ln });
             }
             let sd = (d.variance(squares) / (pivot - tied * tied / (c.own + ridge))).sqrt();
-            self.add(leaks, ln, (growth * sign, sd));
+            self.add(leaks, true, ln, (growth * sign, sd));
         }
         without
     }
@@ -462,7 +532,7 @@ impl Weighed<'_> {
             let ln_prior = (g.prior * P_ARENAS / ARENAS as f64).ln();
             let leaks = g.leaks;
             for (ln, growth) in staircase(d, g, &columns, &gram, self.claim.rate.signum(), density) {
-                self.add(leaks, ln_prior + ln, growth);
+                self.add(leaks, true, ln_prior + ln, growth);
             }
         }
     }
@@ -519,7 +589,7 @@ fn staircase(
         // Which step comes first does not matter; each goes the claim's way.
         ln_ways += (2.0 * count as f64 * density).ln();
         let sd = (d.variance(squares) * spread).sqrt();
-        out.push((ln_ways + d.ln_likelihood(squares, ln_det), (growth * sign, sd)));
+        out.push((ln_ways + d.ln_likelihood_of_noise(squares, ln_det), (growth * sign, sd)));
     }
     out
 }

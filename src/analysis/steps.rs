@@ -56,6 +56,8 @@ const ODDS: f64 = 0.08;
 const ODDS_IN_LEAK: f64 = 4.0;
 /// The same for steps down: what shrinks in steps is rare, and what falls after a spike that was taken for a step is not.
 const ODDS_DOWN: f64 = 0.002;
+/// ... but looking back no spike is.
+const ODDS_DOWN_BACK: f64 = 0.02;
 /// Of what steps and is no leak, this share goes up and down alike, where small steps are looked for.
 const WANDER: f64 = 0.2;
 /// ... and this share becomes ever rarer, after so many hours as one over time: what is filled at random.
@@ -77,6 +79,8 @@ const EDGES: f64 = 0.1;
 const EDGE_H: f64 = 3.0;
 const EDGES_MAX: usize = 3;
 const EDGE_MOST: f64 = 1.8;
+/// ... and this share does so once it has made its arenas.
+const BOTH: f64 = 0.02;
 /// The largest start that comes once, tolerances (325 MB).
 const START_MOST: f64 = 6.5;
 /// Usual sizes of arenas, tolerances: 5 to 70 MB ...
@@ -120,19 +124,21 @@ fn weigh(
     let against = (n - with.len()) as f64;
     let span = (now_h - from).max(1e-3);
     let leak = ln_rate(with.len(), span, horizon_h) + ln_alike(&with, LEAK_SIZES) + against * AGAINST.0.ln();
-    let times =
-        ln_weighed(ln_arenas(&events, starts_h, from, now_h, horizon_h), ln_edges(&events, span, horizon_h), EDGES);
+    // What goes the other way has its price below, and is none of those.
+    let ups: Vec<Step> = events.iter().copied().filter(|e| e.1 * sum > 0.0).collect();
+    let times = ln_not_going_on(&ups, starts_h, from, now_h, horizon_h);
     let arenas = times + ln_odd(&with) + against * AGAINST.1.ln();
     let arenas = if looking_back {
         // What wanders goes up and down alike, at any time, by steps of any size.
         let alike = ln_alike(&with, LEAK_SIZES);
         let wanders = ln_rate(with.len(), span, horizon_h) + alike - n as f64 * std::f64::consts::LN_2;
-        let dies = ln_dying(&events, starts_h, from, now_h) + alike + against * AGAINST.1.ln();
+        let dies = ln_dying(&ups, starts_h, from, now_h) + alike + against * AGAINST.1.ln();
         ln_weighed(ln_weighed(arenas, dies, DYING), wanders, WANDER)
     } else {
         arenas
     };
-    let odds = if sum > 0.0 { ODDS } else { ODDS_DOWN } * (leak - arenas).clamp(-50.0, 50.0).exp();
+    let down = if looking_back { ODDS_DOWN_BACK } else { ODDS_DOWN };
+    let odds = if sum > 0.0 { ODDS } else { down } * (leak - arenas).clamp(-50.0, 50.0).exp();
     let scale = (horizon_h / span).max(1.0);
     let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
     let leak = StepLeak {
@@ -280,6 +286,22 @@ fn ln_arenas(events: &[Step], starts_h: &[f64], from: f64, now_h: f64, horizon_h
     total
 }
 
+/// Times of arenas, of edges of working days, or of arenas first and edges then.
+fn ln_not_going_on(events: &[Step], starts_h: &[f64], from: f64, now_h: f64, horizon_h: f64) -> f64 {
+    let span = (now_h - from).max(1e-3);
+    let terms = (0..=events.len()).map(|arenas| {
+        let (arenas, edges) = events.split_at(arenas);
+        let share = match (arenas.len(), edges.len()) {
+            (_, 0) => 1.0 - EDGES - BOTH,
+            (0, _) => EDGES,
+            _ => BOTH / (events.len() - 1) as f64,
+        };
+        let edges = if edges.is_empty() { 0.0 } else { ln_edges(edges, span, horizon_h) };
+        share.ln() + ln_arenas(arenas, starts_h, from, now_h, horizon_h) + edges
+    });
+    ln_mean(terms) + (events.len() as f64 + 1.0).ln()
+}
+
 /// Times of edges: few, uniform over the horizon, and each one's steps within its length.
 fn ln_edges(events: &[Step], span: f64, horizon_h: f64) -> f64 {
     let mut edges: Vec<Step> = Vec::new();
@@ -396,6 +418,22 @@ mod tests {
         let arenas = [(4.1, 0.3), (4.7, 0.3), (5.5, 0.3), (7.2, 0.3)];
         assert!(probability(&arenas, 8.0) < 0.9, "{}", probability(&arenas, 8.0));
         assert!(probability(&arenas, 30.0) < 0.1, "{}", probability(&arenas, 30.0));
+    }
+
+    #[test]
+    fn arenas_with_a_working_day_after_them_are_no_leak() {
+        let day = [(0.3, 0.9), (1.8, 0.6), (2.2, 0.55), (3.9, 0.59), (4.8, 0.67), (11.2, 0.17), (12.4, 0.53)];
+        assert!(probability(&day, 16.6) < 0.9, "{}", probability(&day, 16.6));
+        // What goes down later is no arena.
+        let arenas = [(0.7, 0.79), (1.8, 0.68), (7.0, 0.87), (10.0, 0.94), (23.0, -0.25), (47.0, -0.33)];
+        assert!(probability(&arenas, 47.4) < 0.1, "{}", probability(&arenas, 47.4));
+    }
+
+    #[test]
+    fn looking_back_what_goes_down_in_steps_shrinks() {
+        let shrinks = (0..14).map(|i| (1.5 + 3.3 * f64::from(i), -0.42 - 0.02 * f64::from(i % 4))).collect::<Vec<_>>();
+        assert!(looking_back(&shrinks).probability > 0.8, "{:?}", looking_back(&shrinks));
+        assert!(looking_back(&shrinks[..3]).probability < 0.1, "{:?}", looking_back(&shrinks[..3]));
     }
 
     fn looking_back(steps: &[Step]) -> StepLeak {

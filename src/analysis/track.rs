@@ -3,7 +3,7 @@
 use super::bank::{self, Noise};
 use super::beliefs::ln_grows;
 use super::blocks::{Block, Blocker, FINE, Ruling};
-use super::growth::{Claim, FINAL, Kept, Shown, final_look};
+use super::growth::{Claim, Kept, Shown, Still};
 use super::mixture::{Part, Posterior};
 use super::posterior::{self, Leak};
 use super::regression::Regression;
@@ -34,6 +34,12 @@ const DECIDED: f64 = 0.8;
 const RISEN: f64 = 0.5;
 /// What goes down in an incarnation's steps by more than this, tolerances, takes back what creeps up, looking back.
 const TAKEN_BACK: f64 = 0.5;
+/// Looking back may explain a block worse by this much (natural logarithm).
+const WORSE: f64 = 0.3;
+/// The end of the horizon has come, as a share of it, ...
+const FINAL: f64 = 0.96;
+/// ... and so it has where nothing more is waited for.
+const OVER: f64 = 0.995;
 /// From this probability on a leak is known.
 const KNOWN: f64 = 0.9;
 /// The run has to grow by this factor before it is judged anew: half an hour at the end of two days. The evidence of one
@@ -63,6 +69,8 @@ pub struct Track {
     /// What the steps of this segment sum to.
     stepped: f64,
     horizon_h: f64,
+    /// The last tick, hours: blocks of a slow saw-tooth come long after it.
+    seen_h: f64,
     /// What is older is not judged, hours.
     from_h: f64,
     rulings: Vec<Ruling>,
@@ -98,6 +106,7 @@ impl Track {
             kept: Kept::default(),
             stepped: 0.0,
             horizon_h,
+            seen_h: 0.0,
             from_h,
             rulings: Vec::new(),
             judged_blocks: 0,
@@ -126,6 +135,10 @@ impl Track {
 
     /// Takes a tick.
     pub fn push(&mut self, tick: Tick) {
+        self.seen_h = tick.t_s / 3600.0;
+        if let Some(settled) = &mut self.settled {
+            settled.seen_h = self.seen_h;
+        }
         self.blocker.push(tick, &mut self.rulings);
         for ruling in std::mem::take(&mut self.rulings) {
             self.apply(ruling);
@@ -178,7 +191,7 @@ impl Track {
         }
         // What comes after the start is asked again.
         let again = self.from_h > 0.0;
-        let shown = self.kept.shows(&claim, self.horizon_h, alone, again);
+        let shown = self.kept.shows(&claim, self.horizon_h, self.at_the_end(), alone, again);
         if shown != Shown::No {
             return shown;
         }
@@ -187,24 +200,41 @@ impl Track {
             return Shown::No;
         }
         let in_shifts = self.kept.in_shifts(&claim, self.horizon_h);
-        in_shifts.map_or(Shown::No, |claim| self.kept.shows(&claim, self.horizon_h, alone, false))
+        in_shifts.map_or(Shown::No, |claim| self.kept.shows(&claim, self.horizon_h, self.at_the_end(), alone, false))
     }
 
     /// The same run with its steps found anew, looking back, where they could decide: they are a leak, or the horizon is about to end.
     /// Worked out once a judgement, if anyone asks.
     pub fn looked_back(&self) -> Option<&Track> {
         let weigh = || {
-            let rulings = staircase::rulings(self.kept.blocks());
+            let rulings = staircase::rulings(&self.kept.without_visits());
             if !self.at_the_end() && !self.steps_decide(&rulings) {
                 return None;
             }
-            let track = Track::since(self.from_h, self.tolerance_bytes, self.horizon_h, bank::few_noises());
-            let mut track = Track { looks_back: true, ..track };
+            let begin = || Track {
+                looks_back: true,
+                seen_h: self.seen_h,
+                ..Track::since(self.from_h, self.tolerance_bytes, self.horizon_h, bank::few_noises())
+            };
+            let mut track = begin();
+            rulings.iter().for_each(|ruling| track.apply(*ruling));
+            track.judge();
+            // Priors are as wide as they are beside the noise, and how much noise there is nobody knew until now.
+            let variance = std::mem::take(&mut track.regression.variance);
+            track = begin();
+            track.regression.variance = variance;
             rulings.into_iter().for_each(|ruling| track.apply(ruling));
             track.judge();
-            Some(Box::new(track))
+            // Steps found anew that explain less than those which were seen at the time are the wrong ones.
+            (track.explains() > self.explains() - WORSE).then(|| Box::new(track))
         };
         self.back.get_or_init(weigh).as_deref()
+    }
+
+    /// How well the likeliest account explains a block, in the mean (natural logarithm).
+    pub fn explains(&self) -> f64 {
+        let top = self.posterior.top.map_or(f64::NEG_INFINITY, |top| top.ln_peak);
+        top / self.regression.blocks.max(1) as f64
     }
 
     /// Gives back what [`looked_back`](Self::looked_back) has worked out.
@@ -299,12 +329,22 @@ impl Track {
             noise,
             kind,
             drift: h.mean,
+            still: self.posterior.still.map(|s| Still {
+                noise: s.noise_variance.sqrt(),
+                kind: self.regression.filters[s.noise].noise,
+                warm: s.warm,
+            }),
         })
     }
 
-    /// Whether the horizon is about to end.
+    /// Whether the horizon is about to end: the looks then decide, with all the data that there will be. What doubt is left is what is left for good.
     pub fn at_the_end(&self) -> bool {
-        final_look(self.regression.now_h, self.horizon_h)
+        (FINAL..1.02).contains(&(self.seen_h / self.horizon_h))
+    }
+
+    /// Whether it is as good as over.
+    pub fn is_over(&self) -> bool {
+        self.seen_h >= OVER * self.horizon_h
     }
 
     /// What the steps amount to, at the end of the horizon beside what leaks between them.
@@ -312,7 +352,7 @@ impl Track {
         let steps = self.stepping_alone();
         let p = &self.posterior;
         let leaks = if steps.drift > 0.0 { p.above(0.5) } else { p.below(-0.5) };
-        if self.regression.now_h < FINAL * self.horizon_h || leaks < KNOWN {
+        if self.seen_h < FINAL * self.horizon_h || leaks < KNOWN {
             return steps;
         }
         let beside = steps.beside_leak();
