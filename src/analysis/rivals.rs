@@ -238,7 +238,7 @@ impl Run<'_> {
 
 /// The logarithm of a hypothesis' weight, whether it has a rival in it, and the drift that it says, with its standard deviation.
 #[derive(Debug, Clone, Copy)]
-struct Hypothesis {
+struct Case {
     ln: f64,
     rival: bool,
     drift: (f64, f64),
@@ -254,7 +254,7 @@ struct Weighed<'a> {
     /// Time as requests measure it, where the claim is one by requests.
     work: Option<Work>,
     /// Each hypothesis.
-    parts: Vec<Hypothesis>,
+    parts: Vec<Case>,
     /// Of a leak without a rival the likeliest.
     alone: f64,
     beside: Option<Beside>,
@@ -319,13 +319,13 @@ impl Weighed<'_> {
 
     /// The sum of it.
     fn come_to(&self) -> Weighing {
-        let sum = |of: &dyn Fn(&Hypothesis) -> bool| {
+        let sum = |of: &dyn Fn(&Case) -> bool| {
             let mut sum = LnSum(f64::NEG_INFINITY);
             self.parts.iter().filter(|part| of(part)).for_each(|part| sum.add(part.ln));
             sum.0
         };
         let all = sum(&|_| true);
-        let part = |h: &Hypothesis| Part { weight: (h.ln - all).exp(), mean: h.drift.0, sd: h.drift.1 };
+        let part = |h: &Case| Part { weight: (h.ln - all).exp(), mean: h.drift.0, sd: h.drift.1 };
         Weighing {
             ln_odds: self.odds(),
             ln_rival: sum(&|h| h.rival) - sum(&|h| !h.rival),
@@ -336,7 +336,7 @@ impl Weighed<'_> {
     /// Takes a hypothesis, of which the growth is so much, give or take its standard deviation (tolerances, the claim's way): what would
     /// be tolerated is no more than [`LEAK_MIN`], and what lies beyond is a leak by whatever name.
     fn add(&mut self, leaks: bool, rival: bool, ln: f64, (growth, sd): (f64, f64)) {
-        self.parts.push(Hypothesis { ln, rival, drift: (growth * self.claim.rate.signum(), sd) });
+        self.parts.push(Case { ln, rival, drift: (growth * self.claim.rate.signum(), sd) });
         if leaks {
             self.leak.add(ln);
             return;

@@ -297,6 +297,10 @@ fn ln_not_going_on(events: &[Step], starts_h: &[f64], from: f64, now_h: f64, hor
             _ => BOTH / (events.len() - 1) as f64,
         };
         let edges = if edges.is_empty() { 0.0 } else { ln_edges(edges, span, horizon_h) };
+        // Most ways to divide many steps leave more than edges may be: arenas, which cost more, are not asked then.
+        if edges == f64::NEG_INFINITY {
+            return edges;
+        }
         share.ln() + ln_arenas(arenas, starts_h, from, now_h, horizon_h) + edges
     });
     ln_mean(terms) + (events.len() as f64 + 1.0).ln()
