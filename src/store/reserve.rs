@@ -47,7 +47,11 @@ impl Reserve {
     /// Gives it up. True if that made room.
     pub fn spend(&mut self) -> bool {
         let held = std::mem::replace(&mut self.state, State::Spent) == State::Held;
-        held && std::fs::remove_file(&self.path).is_ok()
+        // Emptied before it goes: a child that is just being started may hold a copy of the handle that allocated it, and with that its room.
+        held && {
+            drop(OpenOptions::new().write(true).truncate(true).open(&self.path));
+            std::fs::remove_file(&self.path).is_ok()
+        }
     }
 
     /// True if samples may be written: nothing was given up, or it could be set aside again.
