@@ -105,6 +105,8 @@ const ODDS_BEYOND_A_DAY: f64 = 8.0;
 /// ... and of a leak in shifts: it was looked for in many places.
 const ODDS_OF_SHIFTS: f64 = 8.0;
 const ODDS_OF_SHIFTS_AT_THE_END: f64 = 4.0;
+/// ... and across restarts, but at the end of the horizon: each incarnation starts a little differently, and no rival knows how.
+const ODDS_BETWEEN_RESTARTS: f64 = 8.0;
 /// What gains more than so much an hour (65 MB, in tolerances) from the start on may be a cache that fills, for so long, hours, and until it is
 /// larger than any usual cache.
 const FILL_RATE: f64 = 1.3;
@@ -206,6 +208,11 @@ impl Kept {
         claim.rate > 0.0 || first.segment != last.segment || last.y - first.y < 0.4 * grown(claim, last)
     }
 
+    /// Whether there are several incarnations.
+    fn restarted(&self) -> bool {
+        self.blocks.first().zip(self.blocks.last()).is_some_and(|(first, last)| first.segment != last.segment)
+    }
+
     /// How far the series lies below the highest that it was, tolerances.
     fn fallen(&self) -> f64 {
         let Some(last) = self.blocks.last() else { return 0.0 };
@@ -265,7 +272,7 @@ impl Kept {
             return Shown::No;
         }
         // ... nor is part of a run asked where its incarnations may each have begun lower than the last.
-        if claim.rate < 0.0 && again && self.blocks.first().is_some_and(|first| first.segment != last.segment) {
+        if claim.rate < 0.0 && again && self.restarted() {
             return Shown::No;
         }
         if !late && age_h < STARTS_H && so_far < STEEP {
@@ -308,6 +315,7 @@ impl Kept {
             None if gone > GONE && !again => ODDS_GONE,
             None => ODDS,
         };
+        let enough = if self.restarted() && !at_the_end { enough.max(ODDS_BETWEEN_RESTARTS) } else { enough };
         if self.weigh(claim, horizon_h).is_none_or(|weighed| weighed.ln_odds < enough) {
             return if stepped { Shown::Stepped } else { Shown::No };
         }
