@@ -1,12 +1,15 @@
 //! How good is the verdict? Simulated series of 48 hours, watched throughout, for soakd and for what people use.
 //!
 //! `cargo bench --bench verdict -- [SEED [TRACES]] [all|held]`: TRACES series of each nuisance and class (default 5). With `all`, the
-//! nuisances that were held out while tuning are run too; with `held`, only those. `-- SEED parts` and `-- SEED programs` run the series of
-//! an independent judge instead: each was written by an author who had seen neither the detector nor the corpus it was tuned on. Prints tables
-//! by nuisance and by leak, each series that was called wrongly, and the seed.
+//! nuisances that were held out while tuning are run too; with `held`, only those. `-- SEED curves|processes|parts|programs` runs the series of
+//! an independent judge instead: each was written by an author who had seen neither the detector nor the corpus it was tuned on. `curves` and
+//! `processes` take the question literally (the nuisances, ranges and leaks that it names, no others); `parts` and `programs` bring what else
+//! their authors would expect of real servers. Prints tables by nuisance and by leak, each series that was called wrongly, and the seed.
 
 mod corpus;
+mod judge_curves;
 mod judge_parts;
+mod judge_processes;
 mod judge_programs;
 mod peers;
 mod series;
@@ -59,8 +62,10 @@ fn main() {
                 }
             }
         }
-        Some(judge @ ("parts" | "programs")) => {
+        Some(judge @ ("curves" | "processes" | "parts" | "programs")) => {
             let (series, trace): (u64, fn(u64, u64) -> Trace) = match judge {
+                "curves" => (judge_curves::SERIES, judge_curves::trace),
+                "processes" => (judge_processes::SERIES, judge_processes::trace),
                 "parts" => (judge_parts::SERIES, judge_parts::trace),
                 _ => (judge_programs::SERIES, judge_programs::trace),
             };
@@ -72,7 +77,7 @@ fn main() {
             }
         }
         Some(word) => {
-            eprintln!("{word:?} is none of all, held, parts, programs");
+            eprintln!("{word:?} is none of all, held, curves, processes, parts, programs");
             std::process::exit(2);
         }
     }
