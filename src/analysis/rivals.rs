@@ -457,7 +457,8 @@ impl Weighed<'_> {
             if onset_h <= of.until_h - DAY_H {
                 continue;
             }
-            // A run that begins in an edge is part of it from its first moment on.
+            // A run that begins in an edge is part of it from its first moment on. (Asked where the first block begins with the first
+            // sample, at one a minute or fewer, and not yet of others: what that would change is told in docs/verdict.md.)
             let (onset_h, ln_prior) = if of.from_h == 0.0 && i == 0 { (0.0, at_start) } else { (onset_h, ln_prior) };
             for long_h in RAMPS_H {
                 let ln = self.rival(d, rival(onset_h, long_h), RAMP, ln_prior);
