@@ -62,10 +62,8 @@ const EDGES_H: [f64; 3] = [0.25, 0.5, 0.9];
 /// Lengths of ramps, hours, and what the best of them is multiplied by where it is looked for once more.
 const RAMPS_H: [f64; 4] = [1.1, 1.9, 3.0, 4.2];
 const RAMPS_BETWEEN: [f64; 3] = [0.85, 1.0, 1.18];
-/// Size of a ramp, usual and largest: one that began with the run is told from a leak by its size alone.
+/// Size of a ramp, usual and largest.
 const RAMP: (f64, f64) = (1.0, 1.65);
-/// Of runs, those that begin in the edge of a day.
-const AT_START: f64 = 0.25;
 /// How long requests take to fill a cache at a steady rate, hours of work.
 const FILLS_H: [f64; 8] = [0.7, 1.1, 1.6, 2.2, 3.0, 4.0, 5.2, 6.5];
 /// Exponents, time constants and knees of growth that flattens.
@@ -450,16 +448,12 @@ impl Weighed<'_> {
         };
         let spacing_h = (of.until_h - of.from_h) / ONSETS as f64;
         let ln_prior = ln_share + (P_RAMP * spacing_h / horizon_h / RAMPS_H.len() as f64).ln();
-        let at_start = ln_share + (P_RAMP * AT_START / RAMPS_H.len() as f64).ln();
         let mut best = (f64::NEG_INFINITY, 0.0, 0.0);
         for i in 0..ONSETS {
             let onset_h = of.from_h + (i as f64 + 0.3) * spacing_h;
             if onset_h <= of.until_h - DAY_H {
                 continue;
             }
-            // A run that begins in an edge is part of it from its first moment on. (Asked where the first block begins with the first
-            // sample, at one a minute or fewer, and not yet of others: what that would change is told in docs/verdict.md.)
-            let (onset_h, ln_prior) = if of.from_h == 0.0 && i == 0 { (0.0, at_start) } else { (onset_h, ln_prior) };
             for long_h in RAMPS_H {
                 let ln = self.rival(d, rival(onset_h, long_h), RAMP, ln_prior);
                 if ln > best.0 {
