@@ -107,12 +107,19 @@ const ODDS_OF_SHIFTS: f64 = 8.0;
 const ODDS_OF_SHIFTS_AT_THE_END: f64 = 4.0;
 /// ... and across restarts, but at the end of the horizon: each incarnation starts a little differently, and no rival knows how.
 const ODDS_BETWEEN_RESTARTS: f64 = 8.0;
-/// What gains more than so much an hour (65 MB, in tolerances) from the start on may be a cache that fills, for so long, hours, and until it is
-/// larger than any usual cache.
-const FILL_RATE: f64 = 1.3;
-const FILLS_H: f64 = 2.3;
 /// What grows from the start on may be a start for so long, hours, unless more than any usual one takes has gone.
 const STARTS_H: f64 = 1.6;
+/// An alarm that comes later than this, as a multiple of the time by which the tolerance was gone for sure, is overdue: too late to be
+/// ahead of it, it can as well wait ...
+const OVERDUE: f64 = 1.25;
+/// ... where all grows from the start, for so long, hours: a cache that fills evenly is full by then, ...
+const FULL_H: f64 = 8.0;
+/// ... or until more than any usual one holds is gone, tolerances (500 MB); ...
+const FULL: f64 = 10.0;
+/// ... but what is clear within so many hours is told at once unless it gains more than so much an hour (60 MB): who loses 50 MB an hour
+/// wants to know it within two.
+const CLEAR_H: f64 = 3.3;
+const CLEAR_RATE: f64 = 1.2;
 /// For so long what is said to shrink must lie below where it began, hours.
 const FALLEN_H: f64 = 12.0;
 /// ... and, as long as an evening and a night may last, by more than what they take of a busy day, tolerances (90 MB).
@@ -278,7 +285,7 @@ impl Kept {
         if !late && age_h < STARTS_H && so_far < STEEP {
             return Shown::No;
         }
-        if !late && age_h < FILLS_H && so_far > FILL_RATE * age_h && so_far < STEEP {
+        if !late && !steep && claim.rate > 0.0 && !at_the_end && self.may_be_filling(claim) {
             return Shown::No;
         }
         // A day that has not come round can be made to hide that nothing grows any more.
@@ -324,6 +331,17 @@ impl Kept {
             true if gone > GONE => Shown::ToleranceGone,
             _ => Shown::Yes,
         }
+    }
+
+    /// Whether a claim from the start may be a cache that fills evenly, and is overdue: what nothing but time can tell from a leak.
+    fn may_be_filling(&self, claim: &Claim) -> bool {
+        let Some(last) = self.blocks.last() else { return false };
+        let so_far = grown(claim, last).abs();
+        if last.t_h > FULL_H || so_far > FULL || last.t_h < CLEAR_H && so_far < CLEAR_RATE * last.t_h {
+            return false;
+        }
+        let gone = self.blocks.iter().find(|b| claim.sure * grown(claim, b).abs() > 1.0);
+        gone.is_some_and(|b| last.t_h > OVERDUE * b.t_h)
     }
 
     /// Whether it is straighter than any second warm-up.

@@ -89,6 +89,25 @@ fn what_filled_for_hours_and_is_flat_since_is_a_cache_in_the_end() {
 }
 
 #[test]
+fn what_is_late_anyway_waits_until_a_cache_would_be_full() {
+    let rang_h = |hours: f64, megabytes: &dyn Fn(f64) -> f64| {
+        let f = batch(&series(hours, 60.0, |h| 900.0 + megabytes(h)), Params::default());
+        (f.first_alarm_unix_s.map(|at| (at - START_UNIX_S) / 3600.0), f)
+    };
+    // Nothing tells them apart until one of them is full, or larger than caches are.
+    let (filled, f) = rang_h(30.0, &|h| 90.0 * h.min(4.5));
+    assert_eq!((filled, f.verdict, f.shape), (None, Verdict::Within, Shape::Saturating), "{f:?}");
+    let leaks = [90.0, 200.0, 400.0].map(|rate| rang_h(8.0, &|h| rate * h).0.expect("a leak rings"));
+    assert!(
+        leaks.is_sorted_by(|a, b| a > b) && leaks.iter().zip([6.0, 3.0, 1.0]).all(|(at, most)| *at < most),
+        "{leaks:?}"
+    );
+    // Who loses 50 MB an hour wants to know it within two.
+    let (at, f) = rang_h(3.0, &|h| 50.0 * h);
+    assert!(at.is_some_and(|at| at < 2.0), "{f:?}");
+}
+
+#[test]
 fn two_warm_ups_one_after_the_other_are_no_leak() {
     let both = |h: f64| 150.0 * (1.0 - (-h / 0.3).exp()) + 120.0 * (1.0 - (-h / 2.2).exp());
     let f = batch(&series(24.0, 60.0, |h| 900.0 + both(h)), Params::default());
@@ -128,18 +147,18 @@ fn a_start_that_fits_no_shape_does_not_hide_what_comes_after_it() {
 
 #[test]
 fn memory_that_follows_a_load_that_is_known_is_no_leak() {
-    // A load that comes and goes in bursts of an hour or two, and 60 MB that are held while it is high. Of 500 draws four rang without the
-    // requests, and a dozen with them before the load was a rival; these are some of both.
+    // A load that comes and goes in bursts of an hour or two, and 100 MB that are held while it is high. Of 500 draws two ring without the
+    // requests, and one with them; of 60 MB a dozen rang with them before the load was a rival. These are some of all.
     let mut rang = [Vec::new(), Vec::new()];
-    for draw in [59, 60, 77, 151, 304, 364, 380] {
+    for draw in [59, 60, 77, 150, 151, 304, 344, 364, 380] {
         let (mut wave, mut held, mut served) = (0.0_f64, 0.0, 0.0);
-        let mut points = series(8.0, 60.0, |_| 900.0);
+        let mut points = series(10.0, 60.0, |_| 900.0);
         for (i, point) in points.iter_mut().enumerate() {
             wave += -wave / 70.0 + 0.5 * scatter(10_000 * draw + i);
             let load = wave.exp();
             served += (60.0 * 8.0 * load).round();
             held += (load - held) / 10.0;
-            point.bytes += 60e6 * (held / 3.0).min(1.2);
+            point.bytes += 100e6 * (held / 3.0).min(1.2);
             point.requests = Some(served);
         }
         for (known, rang) in [true, false].into_iter().zip(&mut rang) {
