@@ -96,4 +96,21 @@ impl Finding {
     pub fn drift_is_known(&self) -> bool {
         self.drift_ci95_bytes.iter().all(|end| end.is_finite())
     }
+
+    /// What may yet explain a drift that has not rung though its whole interval lies beyond the tolerance, bytes; `None` where there is none to
+    /// explain.
+    #[must_use]
+    pub fn held_back(&self, tolerance_bytes: f64) -> Option<&'static str> {
+        let [lo, hi] = self.drift_ci95_bytes;
+        if self.alarmed || self.verdict != Verdict::Inconclusive || !self.drift_is_known() {
+            return None;
+        }
+        if lo > tolerance_bytes {
+            Some("a start that goes on, a cache that fills, an allocator's arenas or a busy day may yet explain it")
+        } else if hi < -tolerance_bytes {
+            Some("the evening after a busy day or a cache that empties may yet explain it")
+        } else {
+            None
+        }
+    }
 }

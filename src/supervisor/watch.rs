@@ -385,7 +385,11 @@ pub fn judge(looks: &[Look], params: Params, blind: Option<&str>) -> Judgement {
         let others = judged.iter().filter(|look| look.finding.verdict == Verdict::Inconclusive).count() - 1;
         let more = if others > 0 { format!(" (and {others} more series)") } else { String::new() };
         let (what, seen) = (words(look), duration(look.finding.span_s));
-        return inconclusive(if look.finding.drift_is_known() {
+        return inconclusive(if let Some(what_else) = look.finding.held_back(params.tolerance_bytes) {
+            format!(
+                "{what} after {seen}: that lies outside ±{tolerance}, but {what_else}{more}; a longer run says more"
+            )
+        } else if look.finding.drift_is_known() {
             format!(
                 "{what} after {seen}: that neither fits ±{tolerance} nor lies outside it{more}; a longer run says more"
             )
@@ -558,6 +562,13 @@ mod tests {
                 None,
                 Inconclusive,
                 "a longer run says more",
+            ),
+            (
+                "what lies outside but may be a cache that fills is said so",
+                vec![look(AnonSwap, true, Inconclusive, 2e8)],
+                None,
+                Inconclusive,
+                "that lies outside ±50 MB, but a start that goes on, a cache that fills",
             ),
             (
                 "a blind run cannot pass",

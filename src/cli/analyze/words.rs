@@ -105,6 +105,8 @@ pub fn paragraph(f: &Finding, c: &Context) -> String {
             "A run of {horizon} can be expected to tell a drift of {} from none.",
             bytes(f.minimum_detectable_drift_bytes)
         ));
+    } else if let Some(what) = f.held_back(c.tolerance_bytes) {
+        s.push(format!("{} seen so far: {what}; it is reported once that is ruled out.", duration(f.span_s)));
     } else if f.verdict == Verdict::Inconclusive {
         s.push(format!(
             "{} seen so far; a drift of {} over {horizon} would stand out from none.",
@@ -152,5 +154,46 @@ fn alarm(f: &Finding, c: &Context) -> String {
     match (f.first_alarm_unix_s, c.first_unix_s) {
         (Some(at), Some(first)) => format!("A live run would have reported it after {}.", duration(at - first)),
         _ => "A live run would not have rung.".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::{Params, batch};
+    use crate::model::series::Point;
+
+    /// The paragraph on so many hours of 90 MB an hour, a sample a minute.
+    fn said_of(hours: u32) -> String {
+        let point = |minute: u32| Point {
+            unix_s: 1_790_000_000.0 + f64::from(minute) * 60.0,
+            bytes: 9e8 + 1.5e6 * f64::from(minute) + 3e5 * f64::from(minute * 7 % 11),
+            segment: 0,
+            requests: None,
+        };
+        let points: Vec<Point> = (0..hours * 60).map(point).collect();
+        let params = Params::default();
+        let context = Context {
+            name: "leak.csv",
+            tolerance_bytes: params.tolerance_bytes,
+            horizon_s: params.horizon_s,
+            first_unix_s: points.first().map(|p| p.unix_s),
+            replay: true,
+            columns: &[],
+            notes: &Notes::default(),
+        };
+        paragraph(&batch(&points, params), &context)
+    }
+
+    #[test]
+    fn what_lies_outside_and_has_not_rung_is_told_why() {
+        let (early, late) = (said_of(3), said_of(8));
+        for says in
+            ["inconclusive against ±50.0 MB", "2 h 59 min seen so far: a start that goes on, a cache", "not have rung"]
+        {
+            assert!(early.contains(says), "{says}: {early}");
+        }
+        assert!(late.contains("outside ±50.0 MB") && late.contains("would have reported it after"), "{late}");
+        assert!(!late.contains("may yet explain"), "{late}");
     }
 }
