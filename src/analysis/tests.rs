@@ -147,8 +147,8 @@ fn a_start_that_fits_no_shape_does_not_hide_what_comes_after_it() {
 
 #[test]
 fn memory_that_follows_a_load_that_is_known_is_no_leak() {
-    // A load that comes and goes in bursts of an hour or two, and 100 MB that are held while it is high. Of 500 draws two ring without the
-    // requests, and one with them; of 60 MB a dozen rang with them before the load was a rival. These are some of all.
+    // A load that comes and goes in bursts of an hour or two, and 100 MB that are held while it is high. Of 500 draws 150 and 344 ring without the
+    // requests; one, which is not among these, rings with them (0). With 60 MB a dozen rang with them before the load was a rival: the others here.
     let mut rang = [Vec::new(), Vec::new()];
     for draw in [59, 60, 77, 150, 151, 304, 344, 364, 380] {
         let (mut wave, mut held, mut served) = (0.0_f64, 0.0, 0.0);
