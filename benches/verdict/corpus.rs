@@ -11,8 +11,8 @@ pub const HOURS: f64 = 48.0;
 
 /// What is no leak. The first [`TUNED`] were at hand while the detector was tuned; the rest were held out, and what is claimed of
 /// the detector outside its model is claimed of them. Those from `one_over_f` to `mix_of_4` were held out once, showed what was
-/// wrong, and are no test of that any more.
-pub const NUISANCES: [&str; 37] = [
+/// wrong, and are no test of that any more. The last, from `loading` on, are what servers of models do by the gigabyte.
+pub const NUISANCES: [&str; 41] = [
     "quiet",
     "long_memory",
     "sawtooth",
@@ -51,9 +51,16 @@ pub const NUISANCES: [&str; 37] = [
     "doublings",
     "reclaims",
     "mix_of_5",
+    // by the gigabyte
+    "loading",
+    "reloads",
+    "large_jump",
+    "visits",
 ];
 /// How many of [`NUISANCES`] were used for tuning.
 pub const TUNED: usize = 31;
+/// Where those that were held out end.
+pub const HELD: usize = 37;
 /// Those of [`NUISANCES`] that mixtures are made of: from `long_memory` to `coarse_counter`.
 const PARTS: (u64, u64) = (1, 11);
 /// ... and those that `wide_mix` draws from beside them.
@@ -135,6 +142,12 @@ fn add_restarts(d: &mut Draft, rng: &mut Rng) {
         }
         from = until;
     }
+}
+
+/// How something comes in that takes minutes: evenly, or ever more slowly. From 0 to 1, by hours since it began.
+fn load(rng: &mut Rng) -> impl Fn(f64) -> f64 + use<> {
+    let (evenly, whole_h, tau_h) = (rng.chance(0.5), rng.log_range(1.0, 25.0) / 60.0, rng.log_range(0.5, 9.0) / 60.0);
+    move |t: f64| if evenly { (t / whole_h).clamp(0.0, 1.0) } else { 1.0 - (-t.max(0.0) / tau_h).exp() }
 }
 
 /// One nuisance.
@@ -326,6 +339,38 @@ fn disturb(name: &str, d: &mut Draft, rng: &mut Rng) {
                 *v += on * size;
             }
         }
+        "loading" => {
+            // A model's weights, at once or after some minutes.
+            let (size, way) = (rng.log_range(1e3, 80e3), load(rng));
+            let at = if rng.chance(0.5) { 0.0 } else { rng.range(0.0, 0.35) };
+            add(d, |t| size * way(t - at));
+        }
+        "reloads" => {
+            // The same in each incarnation.
+            add_restarts(d, rng);
+            let (size, way) = (rng.log_range(200.0, 40e3), load(rng));
+            let (mut from, mut segment) = (0.0, 0);
+            for ((v, t), s) in d.y.iter_mut().zip(&d.t).zip(&d.segment) {
+                if *s != segment {
+                    (from, segment) = (*t, *s);
+                }
+                *v += size * way(t - from);
+            }
+        }
+        "large_jump" => {
+            // A second model that stays, before the run has settled.
+            let (size, at, way) = (rng.log_range(500.0, 60e3), rng.log_range(0.3, 11.0), load(rng));
+            add(d, |t| size * way(t - at));
+        }
+        "visits" => {
+            // Another job comes, and goes when it is done.
+            let (size, long) = (rng.log_range(300.0, 40e3), rng.log_range(0.1, 8.0));
+            let mut at = rng.range(0.2, 12.0);
+            while at + long < HOURS - 1.0 {
+                add(d, |t| if t >= at && t < at + long { size } else { 0.0 });
+                at += long + rng.range(2.0, 24.0);
+            }
+        }
         _ => {}
     }
 }
@@ -340,6 +385,10 @@ fn parts(kind: usize, rng: &mut Rng) -> Vec<&'static str> {
         "wide_mix" => rng.whole(2, 4) as usize,
         "restarts_saw" => return vec!["restarts", "sawtooth"],
         "warm_day_saw" => return vec!["warm_up", "day_cycle", "sawtooth"],
+        // Half of them beside one that is usual.
+        "loading" | "large_jump" | "visits" if rng.chance(0.5) => {
+            return vec![NUISANCES[rng.whole(PARTS.0, PARTS.1) as usize], NUISANCES[kind]];
+        }
         one => return vec![one],
     };
     let wide = NUISANCES[kind] == "wide_mix";

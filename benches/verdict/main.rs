@@ -1,7 +1,8 @@
 //! How good is the verdict? Simulated series of 48 hours, watched throughout, for soakd and for what people use.
 //!
-//! `cargo bench --bench verdict -- [SEED [TRACES]] [all|held]`: TRACES series of each nuisance and class (default 5). With `all`, the
-//! nuisances that were held out while tuning are run too; with `held`, only those. `-- SEED curves|processes|parts|programs` runs the series of
+//! `cargo bench --bench verdict -- [SEED [TRACES]] [all|held|large]`: TRACES series of each nuisance and class (default 5). With `held`, the
+//! nuisances that were held out while tuning; with `large`, what servers of models do by the gigabyte; with `all`, all of them.
+//! `-- SEED curves|processes|parts|programs` runs the series of
 //! an independent judge instead: each was written by an author who had seen neither the detector nor the corpus it was tuned on. `curves` and
 //! `processes` take the question literally (the nuisances, ranges and leaks that it names, no others); `parts` and `programs` bring what else
 //! their authors would expect of real servers. Prints tables by nuisance and by leak, each series that was called wrongly, and the seed.
@@ -14,7 +15,7 @@ mod judge_programs;
 mod peers;
 mod series;
 
-use corpus::{NUISANCES, TUNED};
+use corpus::{HELD, NUISANCES, TUNED};
 use series::Trace;
 use soakd::analysis::{Detector, Params};
 use soakd::model::finding::Verdict;
@@ -44,10 +45,11 @@ fn main() {
     let mut outcomes = Vec::new();
     let mut seconds = 0.0;
     match which {
-        None | Some("all" | "held") => {
+        None | Some("all" | "held" | "large") => {
             let kinds = match which {
                 Some("all") => 0..NUISANCES.len(),
-                Some(_) => TUNED..NUISANCES.len(),
+                Some("large") => HELD..NUISANCES.len(),
+                Some(_) => TUNED..HELD,
                 None => 0..TUNED,
             };
             for kind in kinds.clone() {
@@ -77,7 +79,7 @@ fn main() {
             }
         }
         Some(word) => {
-            eprintln!("{word:?} is none of all, held, curves, processes, parts, programs");
+            eprintln!("{word:?} is none of all, held, large, curves, processes, parts, programs");
             std::process::exit(2);
         }
     }
