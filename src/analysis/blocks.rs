@@ -30,6 +30,17 @@ const UNEVEN: f64 = 1.1;
 const WHOLE_S: f64 = 1200.0;
 /// Blocks of a segment held back until its start-up jumps can be told from its noise.
 const START: usize = 8;
+/// What rises in an incarnation's first blocks faster than this, tolerances an hour (3 GB an hour), is loading: a model's weights, ...
+const LOADING: f64 = 60.0;
+/// ... until it is slower than this (150 MB an hour), ...
+const LOADED: f64 = 3.0;
+/// ... if it has come so far, tolerances (100 MB); ...
+const LOADED_MIN: f64 = 2.0;
+/// ... for so long at most, hours, where it goes on as fast as it began, ...
+const LOADING_H: f64 = 0.5;
+/// ... and for so long where it has slowed down to such a share of its mean pace.
+const LOADING_SLOWER_H: f64 = 1.0;
+const SLOWER: f64 = 0.5;
 /// Blocks beyond the gate that make a step of an excursion.
 const LASTING: usize = 3;
 /// Blocks beyond the gate that do not agree are noise after all.
@@ -42,6 +53,8 @@ const BACK: usize = 6;
 const GATE: f64 = 5.5;
 /// ... and how much at least, in tolerances (5 MB): more than two of the 2 MiB pages that some counters count.
 const GATE_MIN: f64 = 0.1;
+/// Blocks after a step agree on its size if they differ by less than a quarter of it, and this, tolerances (100 MB), unless they never do.
+const SPREAD_MAX: f64 = 2.0;
 /// Two steps are of one size if they differ by less than this share.
 const SAME: f64 = 0.2;
 /// An incarnation younger than this may have begun on a level that it falls back from, hours.
@@ -109,6 +122,17 @@ impl Ruling {
     }
 }
 
+/// How far an incarnation has come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    /// Its first blocks are held back.
+    Starting,
+    /// ... while they rise, since this one, faster than anything but what loads.
+    Loading(Block),
+    /// Blocks are ruled on as they come.
+    Started,
+}
+
 /// Makes blocks of ticks and rules on them.
 #[derive(Debug, Clone)]
 pub struct Blocker {
@@ -121,7 +145,7 @@ pub struct Blocker {
     segment_start_h: f64,
     due_s: f64,
     start: Vec<Block>,
-    started: bool,
+    phase: Phase,
     recent: VecDeque<Block>,
     deviations: VecDeque<f64>,
     pending: Vec<Block>,
@@ -148,7 +172,7 @@ impl Blocker {
             segment_start_h: 0.0,
             due_s: 0.0,
             start: Vec::new(),
-            started: false,
+            phase: Phase::Starting,
             recent: VecDeque::new(),
             deviations: VecDeque::new(),
             pending: Vec::new(),
@@ -208,6 +232,12 @@ impl Blocker {
 
     fn begin(&mut self, segment: u32, t_h: f64, out: &mut Vec<Ruling>) {
         if self.segment.is_some() {
+            // What died before it had loaded; one that did not slow down may have leaked.
+            if let (Phase::Loading(since), [.., before, last]) = (self.phase, self.start.as_slice())
+                && is_slower(&since, before, last)
+            {
+                self.drop_load(&since, out);
+            }
             self.settle(out);
             for block in std::mem::take(&mut self.pending) {
                 out.push(Ruling::Drop(block));
@@ -218,7 +248,7 @@ impl Blocker {
         self.segment = Some(segment);
         self.segment_start_h = t_h;
         self.due_s = t_h * 3600.0;
-        self.started = false;
+        self.phase = Phase::Starting;
         self.recent.clear();
         self.pending.clear();
         self.floor = f64::INFINITY;
@@ -257,22 +287,51 @@ impl Blocker {
             requests: mean_requests(&self.open),
         };
         self.open.clear();
-        if self.started {
+        if self.phase == Phase::Started {
             self.rule(block, out);
         } else {
+            self.phase = self.loads_since(&block, out).map_or(Phase::Starting, Phase::Loading);
             self.start.push(block);
-            if self.start.len() == if self.period_h.is_some() { START / 2 } else { START } {
+            if self.phase == Phase::Starting
+                && self.start.len() >= if self.period_h.is_some() { START / 2 } else { START }
+            {
                 self.settle(out);
             }
         }
     }
 
+    /// The last block before the incarnation, of which this is one of the first blocks, began to load, while it does. Once that is over, what
+    /// came before is dropped: no warm-up on the grid is as steep, and of gigabytes the nearest one would leave more than the tolerance.
+    /// What goes on as it began is a leak, and nothing is dropped.
+    fn loads_since(&mut self, block: &Block, out: &mut Vec<Ruling>) -> Option<Block> {
+        let last = *self.start.last()?;
+        let Phase::Loading(since) = self.phase else {
+            let young = block.from_h - self.segment_start_h < LOADING_SLOWER_H;
+            return (young && pace(&last, block) > LOADING).then_some(last);
+        };
+        let long = !may_load(&since, &last, block);
+        if !long && pace(&last, block) > LOADED {
+            return Some(since);
+        }
+        if !long || is_slower(&since, &last, block) {
+            self.drop_load(&since, out);
+        }
+        None
+    }
+
+    /// Drops the blocks of a load that began after this one, if it came far enough.
+    fn drop_load(&mut self, since: &Block, out: &mut Vec<Ruling>) {
+        if self.start.last().is_some_and(|last| last.y - since.y > LOADED_MIN) {
+            out.extend(self.start.drain(..).map(Ruling::Drop));
+        }
+    }
+
     /// Ends the start of a segment: first blocks that lie far from all that follow were loading, not yet the series.
     fn settle(&mut self, out: &mut Vec<Ruling>) {
-        if self.started {
+        if self.phase == Phase::Started {
             return;
         }
-        self.started = true;
+        self.phase = Phase::Started;
         let start = std::mem::take(&mut self.start);
         let mut skip = 0;
         while skip < START / 2 && skip + 3 < start.len() {
@@ -304,7 +363,7 @@ impl Blocker {
             return self.accept(block, out);
         }
         self.pending.push(block);
-        if self.pending.len() >= self.lasting() {
+        if self.pending.len() >= self.lasting() && !self.is_rising(gate) {
             self.rule_on_pending(gate, out);
         }
     }
@@ -323,7 +382,8 @@ impl Blocker {
         let last = &raw[tail..];
         let spread = last.iter().fold(f64::MIN, |a, b| a.max(*b)) - last.iter().fold(f64::MAX, |a, b| a.min(*b));
         // A ramp is no step, however far it has come.
-        let agree = last.iter().all(|o| o * size > 0.0) && spread < gate.max(0.25 * off.abs());
+        let spread_max = if self.pending.len() < PENDING_MAX { SPREAD_MAX } else { f64::INFINITY };
+        let agree = last.iter().all(|o| o * size > 0.0) && spread < gate.max((0.25 * off.abs()).min(spread_max));
         let level = agree && self.is_level(size, &self.pending[tail]);
         let step = level || agree && self.is_step(size, self.pending[tail].y);
         if !step && self.pending.len() < if self.period_h.is_some() { LASTING } else { PENDING_MAX } {
@@ -350,7 +410,7 @@ impl Blocker {
                 self.recent.clear();
             }
         } else {
-            raw.iter().for_each(|o| self.note(o.abs().min(3.0 * gate)));
+            raw.iter().rev().take(PENDING_MAX).for_each(|o| self.note(o.abs().min(3.0 * gate)));
         }
         for (i, block) in pending.into_iter().enumerate() {
             // Noise has no blocks that lie several gates off; an excursion that is over has.
@@ -361,6 +421,16 @@ impl Blocker {
                 self.accept(block, out);
             }
         }
+    }
+
+    /// Whether the blocks held back are still loading: how far that goes is not to be seen as long as the last of them rise by more than the
+    /// gate.
+    fn is_rising(&self, gate: f64) -> bool {
+        let all = || self.recent.back().into_iter().chain(&self.pending);
+        let loads = all().zip(all().skip(1)).any(|(a, b)| pace(a, b) > LOADING);
+        let tail = &self.pending[self.pending.len().saturating_sub(self.lasting())..];
+        let first = &self.pending[0];
+        loads && tail.windows(2).any(|pair| pair[1].y - pair[0].y > gate && may_load(first, &pair[0], &pair[1]))
     }
 
     /// Size of a jump to this block, which lies so far off its prediction, and whether that is all of it. Where the series went up steeply it
@@ -472,6 +542,21 @@ impl Blocker {
         let scale = if usual.len() < 4 { 0.05 } else { 1.48 * quantile(&mut usual, 0.5) };
         Some((level + slope * ahead, scale))
     }
+}
+
+/// Whether what has risen since the first of these blocks, and from the second to the third, may be loading still.
+fn may_load(first: &Block, last: &Block, block: &Block) -> bool {
+    block.from_h - first.from_h <= if is_slower(first, last, block) { LOADING_SLOWER_H } else { LOADING_H }
+}
+
+/// Whether it rises more slowly by now than in the mean since the first of these blocks.
+fn is_slower(first: &Block, last: &Block, block: &Block) -> bool {
+    pace(last, block) < SLOWER * pace(first, block)
+}
+
+/// From one block to another, tolerances an hour.
+fn pace(from: &Block, to: &Block) -> f64 {
+    (to.y - from.y) / (to.t_h - from.t_h).max(1e-6)
 }
 
 /// Requests finished by the middle of some ticks; `None` if unknown.

@@ -3,6 +3,7 @@
 //! When the alarm rings is decided in `mod.rs`; here it is only taken into account.
 
 use super::bank::{self, FILL_H, WARM, WARM_EXP, pair, warm_tau_h};
+use super::growth::Gained;
 use super::mixture::{self, Part};
 use super::posterior::{Hypothesis, Leak};
 use super::regression::Regression;
@@ -32,6 +33,9 @@ const GAINED_FROM: f64 = 0.5;
 const GAINED_MIN: f64 = 0.02;
 const GAINED_ERROR: f64 = 0.03;
 const GAINED_ASIDE: f64 = 0.05;
+/// ... and how much the start may have given where it is to tell what steps add, as a share of it, and until which share of the horizon.
+const GAINED_START: f64 = 0.5;
+const GAINED_UNTIL: f64 = 1.02;
 
 /// Drift and its 95 % interval, in tolerances.
 type Estimate = (f64, [f64; 2]);
@@ -91,7 +95,20 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
             let (mean, [least, most]) = widely(with_steps(drift, steps));
             ((mean, [least.min(lo), most.max(hi)]), by_sum)
         }
+        None if by_sum => (by_gained(d, (mean, [lo, hi])), by_sum),
         None => (with_gained(d, (mean, [lo, hi])), by_sum),
+    }
+}
+
+/// Where the steps are a leak, the drift is what was gained, end against beginning, if the start was a small part of it: what rises before a step
+/// is named counts twice, in the step's size and in the slope between steps. From half the horizon on, and until it is over: then the
+/// beginning is older than what is judged.
+fn by_gained(d: &Detector, (mean, [lo, hi]): Estimate) -> Estimate {
+    let compares =
+        d.fine.regression.now_h < GAINED_UNTIL * d.params.horizon_s / 3600.0 && !d.judged().is_within_a_day();
+    match gained(d).filter(|g| compares && g.drift * mean > 0.0 && g.by_start.abs() < GAINED_START) {
+        Some(Gained { drift, .. }) => (drift, [lo, hi].map(|end| end - mean + drift)),
+        None => with_gained(d, (mean, [lo, hi])),
     }
 }
 
@@ -100,7 +117,7 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
 fn with_gained(d: &Detector, (mean, [lo, hi]): Estimate) -> Estimate {
     let aside = GAINED_MIN + GAINED_ASIDE * mean.abs();
     match gained(d) {
-        Some(gained) if gained * mean > 0.0 && !(lo - aside..=hi + aside).contains(&gained) => {
+        Some(Gained { drift: gained, .. }) if gained * mean > 0.0 && !(lo - aside..=hi + aside).contains(&gained) => {
             let off = GAINED_MIN.hypot(GAINED_ERROR * gained);
             (mean, [lo.min(gained - off), hi.max(gained + off)])
         }
@@ -108,8 +125,8 @@ fn with_gained(d: &Detector, (mean, [lo, hi]): Estimate) -> Estimate {
     }
 }
 
-/// What was gained, where that tells a drift.
-fn gained(d: &Detector) -> Option<f64> {
+/// What was gained, where it has rung and that tells a drift.
+fn gained(d: &Detector) -> Option<Gained> {
     let late = d.fine.regression.now_h > GAINED_FROM * d.params.horizon_s / 3600.0;
     let rang = d.first_alarm_unix_s.is_some();
     if rang && late { d.judged().gained() } else { None }
@@ -156,7 +173,7 @@ fn widened(half: f64, drift: f64) -> f64 {
 /// the estimate, or by what was gained. Within: the whole interval lies inside.
 fn verdict(d: &Detector, estimate: Estimate, steps: &StepLeak) -> Verdict {
     let still = || [1.0, -1.0].iter().any(|side| beyond(d.judged(), steps, *side) > 0.5);
-    let far = || gained(d).is_some_and(|gained| gained.abs() > 1.0);
+    let far = || gained(d).is_some_and(|gained| gained.drift.abs() > 1.0);
     if d.first_alarm_unix_s.is_some() && !inside(estimate) && (estimate.0.abs() > 1.0 || still() || far()) {
         return Verdict::Outside;
     }

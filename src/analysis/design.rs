@@ -196,7 +196,7 @@ impl Design {
             for (c, step) in steps[fixed..].iter().enumerate() {
                 row[4 + c] = f64::from(u8::from(step.on));
             }
-            let taken_out: f64 = steps[..fixed].iter().filter(|s| s.on).map(|s| s.size).sum();
+            let taken_out: f64 = steps.iter().filter(|s| s.on).map(|s| s.size).sum();
             if claim.day {
                 for harmonic in 0..2 {
                     let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();

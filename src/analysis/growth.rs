@@ -364,9 +364,10 @@ impl Kept {
         self.shares(claim).is_some_and(|s| s.lately < SHOWN_LATELY)
     }
 
-    /// What was gained, end against beginning, at its pace over the horizon, tolerances: by no model but that of the start, which gave `warmed`.
-    /// `None` across restarts: starts of several incarnations would be left in it.
-    pub fn gained(&self, warmed: f64, horizon_h: f64) -> Option<f64> {
+    /// What was gained, end against beginning, at its pace over the horizon: by no model but that of the start, of which `started` says what it
+    /// has given by some time (hours), and without the steps that are no leak, which sum to `others`. `None` across restarts: starts of
+    /// several incarnations would be left in it.
+    pub fn gained(&self, started: &dyn Fn(f64) -> f64, others: f64, horizon_h: f64) -> Option<Gained> {
         let (begins, ends) = (self.blocks.first()?, self.blocks.last()?);
         if begins.segment != ends.segment {
             return None;
@@ -377,7 +378,9 @@ impl Kept {
         let last = self.blocks.iter().rev().enumerate();
         let last = last.take_while(|(i, b)| *i < LEVEL_MIN || b.t_h >= ends.to_h - NEAR_H).map(|(_, b)| b);
         let ((first_h, first), (last_h, last)) = (level(first)?, level(last)?);
-        Some((last - first - warmed) * horizon_h / (last_h - first_h).max(f64::MIN_POSITIVE))
+        let (started, span_h) = (started(last_h) - started(first_h), (last_h - first_h).max(f64::MIN_POSITIVE));
+        let rise = last - first - others - started;
+        Some(Gained { drift: rise * horizon_h / span_h, by_start: started / rise })
     }
 
     /// The blocks of the later half of the run, without their steps.
@@ -473,6 +476,15 @@ fn grown(claim: &Claim, b: &Block) -> f64 {
 
 /// Blocks that a slope needs.
 const ROWS_MIN: usize = 5;
+
+/// What was gained, end against beginning.
+#[derive(Debug, Clone, Copy)]
+pub struct Gained {
+    /// At its pace over the horizon, tolerances.
+    pub drift: f64,
+    /// What the start gave, as a share of it.
+    pub by_start: f64,
+}
 
 /// Shares of the claimed growth that the series shows.
 #[derive(Debug, Clone, Copy)]

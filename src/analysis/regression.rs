@@ -9,12 +9,12 @@ use super::bank::{
 use super::blocks::Block;
 use super::starts::{Start, Starts, Sums, ln_alike};
 
-/// Prior standard deviations of the coefficients, in tolerances (50 MB). Levels are anything; steps and warm-ups mostly
-/// below 300 MB; a day cycle of up to ±40 MB, its second harmonic a third of that.
+/// Prior standard deviations of the coefficients, in tolerances (50 MB). Levels are anything; warm-ups mostly below 300 MB; a day cycle
+/// of up to ±40 MB, its second harmonic a third of that.
 pub mod prior {
     /// Level of a segment.
     pub const LEVEL: f64 = 1e4;
-    /// A step.
+    /// A step: by how much it may differ from the size that was seen.
     pub const STEP: f64 = 3.0;
     /// 24 h.
     pub const DAY: f64 = 0.3;
@@ -44,8 +44,16 @@ pub struct Step {
     pub on: bool,
 }
 
-/// Two steps are of the same size, or one takes the other back, if they differ by less than this share.
+impl Step {
+    /// What it adds now by the size that was seen, tolerances: its coefficient says by how much that was wrong.
+    fn adds(&self) -> f64 {
+        if self.on && self.size.is_finite() { self.size } else { 0.0 }
+    }
+}
+
+/// Two steps are of the same size, or one takes the other back, if they differ by less than this share, and by less than this, tolerances (100 MB).
 const SAME: f64 = 0.2;
+const SAME_MOST: f64 = 2.0;
 
 /// The whole regression of one series.
 #[derive(Debug, Clone)]
@@ -130,7 +138,7 @@ impl Regression {
             self.requests = Some(r);
             values[REQ] = r / Self::REQUEST_UNIT;
         }
-        values[Y] = b.y - self.shift;
+        values[Y] = b.y - self.shift - self.steps.iter().map(Step::adds).sum::<f64>();
         let (steps, onsets) = (self.steps.len(), self.onsets_h.len());
         let white = (10.0 / f64::from(b.ticks.clamp(1, 10))).sqrt();
         for f in &mut self.filters {
@@ -144,7 +152,7 @@ impl Regression {
     /// by how much the level is said to change.
     pub fn step(&mut self, size: f64) -> f64 {
         self.refresh_in = 0;
-        let same = |a: f64, b: f64| (a - b).abs() < SAME * a.abs();
+        let same = |a: f64, b: f64| (a - b).abs() < (SAME * a.abs()).min(SAME_MOST);
         if let Some(back) = self.steps.iter_mut().rev().find(|s| s.on && same(s.size, -size)) {
             back.on = false;
             return -back.size;
@@ -216,40 +224,38 @@ impl Regression {
         self.onset_spacing_h *= 2.0;
     }
 
-    /// Fixes the oldest free step at its estimate, under the best noise, so that its slot is free again.
+    /// Fixes the oldest free step at its estimate, so that its slot is free again.
     fn fix_oldest_step(&mut self) {
-        let size = self.step_sizes().first().copied().unwrap_or(0.0);
+        let wrong = self.correction_of_oldest_step();
         for f in &mut self.filters {
-            f.subtract(STEP_0, size);
+            f.subtract(STEP_0, wrong);
             f.clear_column(STEP_0);
             for i in 1..STEPS {
                 f.move_column(STEP_0 + i, STEP_0 + i - 1);
             }
         }
-        if self.steps.remove(0).on {
-            self.shift += size;
+        let step = self.steps.remove(0);
+        if step.on {
+            self.shift += step.adds() + wrong;
         }
     }
 
-    /// Sizes of the free steps in tolerances, estimated with levels and steps alone under middling noise.
-    pub fn step_sizes(&self) -> Vec<f64> {
+    /// By how much the oldest free step differs from the size that was seen, tolerances, estimated with levels and steps alone under middling
+    /// noise.
+    fn correction_of_oldest_step(&self) -> f64 {
         let n = self.steps.len() + 1;
         let f = &self.filters[self.filters.len() / 3];
-        // Back substitution by eliminating towards each step in turn: n is at most 13.
-        (1..n)
-            .map(|target| {
-                let order: Vec<usize> = (0..n).filter(|i| *i != target).chain([target, Y]).collect();
-                let m = n + 1;
-                let mut a = vec![0.0; m * m];
-                for (i, &c) in order.iter().enumerate() {
-                    for (j, &d) in order.iter().enumerate().skip(i) {
-                        a[i * m + j] = f.at(c, d);
-                    }
-                }
-                eliminate(&mut a, m, n - 1, &vec![1e-9; n]);
-                a[(n - 1) * m + n] / (a[(n - 1) * m + n - 1] + 1e-9)
-            })
-            .collect()
+        // All but that step are eliminated: the level, then the other steps.
+        let order: Vec<usize> = (0..n).filter(|i| *i != STEP_0).chain([STEP_0, Y]).collect();
+        let m = n + 1;
+        let mut a = vec![0.0; m * m];
+        for (i, &c) in order.iter().enumerate() {
+            for (j, &d) in order.iter().enumerate().skip(i) {
+                a[i * m + j] = f.at(c, d);
+            }
+        }
+        eliminate(&mut a, m, n - 1, &vec![1e-9; n]);
+        a[(n - 1) * m + n] / (a[(n - 1) * m + n - 1] + 1e-9)
     }
 }
 

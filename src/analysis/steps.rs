@@ -5,6 +5,7 @@
 //! on at its rate for the whole run, its steps alike in size (log-normal, more or less narrow). The time without a step counts
 //! too: it speaks for arenas that are done.
 
+use super::ticks::quantile;
 use std::collections::VecDeque;
 
 /// A lasting jump: when (hours) and how far (tolerances).
@@ -21,6 +22,8 @@ pub struct StepLeak {
     pub sd: f64,
     /// Steps that count.
     pub count: usize,
+    /// What those that stay and are none of a leak's sum to, tolerances: too few for one, or much larger than the others.
+    pub others: f64,
     to_and_fro: bool,
 }
 
@@ -83,6 +86,8 @@ const EDGE_MOST: f64 = 1.8;
 const BOTH: f64 = 0.02;
 /// The largest start that comes once, tolerances (325 MB).
 const START_MOST: f64 = 6.5;
+/// ... and a step larger than that, and so many times as large as most, is none of theirs.
+const APART: f64 = 10.0;
 /// Usual sizes of arenas, tolerances: 5 to 70 MB ...
 const ARENA_SIZES: (f64, f64) = (0.1, 1.4);
 /// ... and the share of those that are of any size from 1 MB to 1 GB.
@@ -105,18 +110,19 @@ pub fn judge_back(steps: &VecDeque<Step>, starts_h: &[f64], from_h: f64, now_h: 
 }
 
 fn weigh(
-    (events, returned): (Vec<Step>, f64),
+    (mut events, returned): (Vec<Step>, f64),
     starts_h: &[f64],
     from: f64,
     now_h: f64,
     horizon_h: f64,
     looking_back: bool,
 ) -> StepLeak {
+    let apart = take_apart(&mut events);
     let n = events.len();
     let sum: f64 = events.iter().map(|e| e.1).sum();
     let with: Vec<f64> = events.iter().map(|e| e.1 * sum.signum()).filter(|s| *s > 0.0).collect();
     if with.len() < COUNT_MIN || sum == 0.0 {
-        return StepLeak { count: n, ..StepLeak::default() };
+        return StepLeak { count: n, others: apart + sum, ..StepLeak::default() };
     }
     // A leak gives nothing back; what goes to and fro may be a load that comes and goes.
     let gone_up = with.iter().sum::<f64>() + returned;
@@ -146,6 +152,7 @@ fn weigh(
         drift: sum * scale,
         sd: squares.sqrt() * (scale - 1.0).max(0.0),
         count: n,
+        others: apart,
         to_and_fro,
     };
     StepLeak { probability: leak.probability.min(leak.most()), ..leak }
@@ -161,6 +168,20 @@ fn merged(steps: &VecDeque<Step>, from: f64) -> Vec<Step> {
     }
     events.retain(|e| e.1.abs() > LEAK_SIZES.0);
     events
+}
+
+/// Takes out the steps that are much larger than most, if they are too few for a leak: another model was loaded. Returns their sum.
+fn take_apart(events: &mut Vec<Step>) -> f64 {
+    let mut sizes: Vec<f64> = events.iter().map(|(_, size)| size.abs()).collect();
+    let least = START_MOST.max(APART * quantile(&mut sizes, 0.5));
+    let sums = [1.0, -1.0].map(|side| {
+        let apart = |e: &Step| e.1 * side > least;
+        let few = events.iter().filter(|e| apart(e)).count() < COUNT_MIN;
+        let sum: f64 = events.iter().filter(|e| few && apart(e)).map(|(_, size)| size).sum();
+        events.retain(|e| !few || !apart(e));
+        sum
+    });
+    sums.iter().sum()
 }
 
 /// A step that the next one takes back, being of about the same size, is a level that comes and goes: neither is counted. Returns what is

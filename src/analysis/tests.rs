@@ -51,6 +51,114 @@ fn what_goes_on_in_steps_is_not_flat_for_being_flat_between_them() {
 }
 
 #[test]
+fn a_model_that_loads_is_no_start_to_fit() {
+    // Tens of gigabytes, ever more slowly or evenly, at once or after some idle minutes: what comes then is judged as if it had always been there.
+    let eased =
+        |gigabytes: f64, minutes: f64| move |h: f64| 1e3 * gigabytes * (1.0 - (-h.max(0.0) * 60.0 / minutes).exp());
+    let evenly = |gigabytes: f64, minutes: f64| move |h: f64| 1e3 * gigabytes * (h * 60.0 / minutes).clamp(0.0, 1.0);
+    let loads: [(&str, &dyn Fn(f64) -> f64); 5] = [
+        ("20 GB, a time constant of 5 min", &eased(20.0, 5.0)),
+        ("80 GB, a time constant of 9 min", &eased(80.0, 9.0)),
+        ("80 GB in 20 min", &evenly(80.0, 20.0)),
+        ("40 GB in 10 min, after 6", &move |h| evenly(40.0, 10.0)(h - 0.1)),
+        ("20 GB in 5 min, after 18", &move |h| evenly(20.0, 5.0)(h - 0.3)),
+    ];
+    for (what, load) in loads {
+        let f = batch(&series(48.0, 60.0, |h| 900.0 + load(h)), Params::default());
+        assert_eq!((f.verdict, f.alarmed), (Verdict::Within, false), "{what}: {f:?}");
+        assert!(f.drift_ci95_bytes.iter().all(|end| end.abs() < 10e6), "{what}: {f:?}");
+        let f = batch(&series(48.0, 60.0, |h| 900.0 + load(h) + 4.0 * h), Params::default());
+        let after_h = (f.first_alarm_unix_s.expect(what) - START_UNIX_S) / 3600.0;
+        assert!(after_h < 14.0, "{what}: it rang after {after_h:.1} h");
+        assert!((f.drift_bytes / 192e6 - 1.0).abs() < 0.05, "{what}: {f:?}");
+    }
+}
+
+#[test]
+fn what_gains_gigabytes_an_hour_and_does_not_slow_down_is_a_leak_and_no_load() {
+    for gigabytes in [2.0, 5.0, 30.0] {
+        let f = batch(&series(1.0, 15.0, |h| 900.0 + 1e3 * gigabytes * h), Params::default());
+        let after_h = (f.first_alarm_unix_s.expect("it rings") - START_UNIX_S) / 3600.0;
+        assert!(after_h < 0.75, "{gigabytes} GB an hour rang after {after_h:.2} h");
+        assert!((f.slope_bytes_per_hour / (1e9 * gigabytes) - 1.0).abs() < 0.01, "{f:?}");
+    }
+}
+
+#[test]
+fn a_jump_of_gigabytes_hides_nothing_and_is_no_drift() {
+    for (at_h, gigabytes) in [(1.0, 5.0), (1.0, 20.0), (5.0, 20.0), (9.0, 60.0)] {
+        let jump = |h: f64| if h > at_h { 1e3 * gigabytes } else { 0.0 };
+        let f = batch(&series(48.0, 60.0, |h| 900.0 + jump(h)), Params::default());
+        assert_eq!((f.verdict, f.shape), (Verdict::Within, Shape::Step), "{f:?}");
+        let f = batch(&series(48.0, 60.0, |h| 900.0 + jump(h) + 2.0 * h), Params::default());
+        let after_h = (f.first_alarm_unix_s.expect("it rings") - START_UNIX_S) / 3600.0;
+        assert!(after_h < 11.0, "{gigabytes} GB after {at_h} h: it rang after {after_h:.1} h");
+        let [lo, hi] = f.drift_ci95_bytes.map(|end| end / 1e6);
+        assert!(lo > 80.0 && hi < 112.0, "{f:?}");
+    }
+}
+
+#[test]
+fn what_jumps_before_it_has_settled_and_falls_back_then_is_within() {
+    let day = |h: f64| if (7.0..16.0).contains(&(h % 24.0)) { 300.0 } else { 0.0 };
+    let f = batch(&series(48.0, 60.0, |h| 900.0 + day(h)), Params::default());
+    assert_eq!((f.verdict, f.alarmed), (Verdict::Within, false), "{f:?}");
+}
+
+#[test]
+fn a_leak_that_leaps_by_hundreds_of_megabytes_is_no_load_that_begins_anew() {
+    for (minutes, most_h) in [(15.0, 3.5), (18.0, 6.0)] {
+        let f = batch(&series(8.0, 60.0, |h| 900.0 + 600.0 * (h * 60.0 / minutes).floor()), Params::default());
+        let after_h = (f.first_alarm_unix_s.expect("it rings") - START_UNIX_S) / 3600.0;
+        assert!(after_h < most_h, "600 MB every {minutes} min rang after {after_h:.2} h");
+    }
+    // Nor are its leaps left out because there are more arenas than leaps.
+    let arenas = |h: f64| (0..7).map(|k| if h > 0.7 + 1.3 * f64::from(k) { 20.0 } else { 0.0 }).sum::<f64>();
+    let f = batch(&series(48.0, 60.0, |h| 900.0 + arenas(h) + 400.0 * (h / 7.0).floor()), Params::default());
+    assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Step), "{f:?}");
+}
+
+#[test]
+fn a_fall_of_an_incarnation_that_is_gone_takes_nothing_back() {
+    let step = |h: f64, at: f64, size: f64| if h > at { size } else { 0.0 };
+    let bytes =
+        |h: f64| 1500.0 + if h < 10.0 { step(h, 5.0, -90.0) } else { step(h, 20.0, 45.0) + step(h, 40.0, 45.0) };
+    let of = |p: Point| Point { segment: u32::from(p.unix_s - START_UNIX_S > 36_000.0), ..p };
+    let points: Vec<Point> = series(48.0, 60.0, bytes).into_iter().map(of).collect();
+    assert_eq!(batch(&points, Params::default()).verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn incarnations_that_each_load_anew_are_told_from_what_leaks() {
+    for (gigabytes, minutes) in [(0.3, 4.0), (20.0, 4.0), (20.0, 3.0)] {
+        let load = |h: f64| 1e3 * gigabytes * ((h % 9.0) * 60.0 / minutes).min(1.0);
+        let eased = |h: f64| 1e3 * gigabytes * (1.0 - (-(h % 9.0) * 60.0 / minutes).exp());
+        let load: &dyn Fn(f64) -> f64 = if minutes < 4.0 { &eased } else { &load };
+        let restarted = |megabytes: &dyn Fn(f64) -> f64| {
+            let of = |p: Point| Point { segment: ((p.unix_s - START_UNIX_S) / (9.0 * 3600.0)) as u32, ..p };
+            series(48.0, 60.0, megabytes).into_iter().map(of).collect::<Vec<_>>()
+        };
+        let f = batch(&restarted(&|h| 900.0 + load(h)), Params::default());
+        assert_eq!((f.verdict, f.alarmed), (Verdict::Within, false), "{gigabytes} GB in {minutes} min: {f:?}");
+        let f = batch(&restarted(&|h| 900.0 + load(h) + 4.0 * h), Params::default());
+        assert_eq!(f.verdict, Verdict::Outside, "{gigabytes} GB in {minutes} min: {f:?}");
+        assert!((f.drift_bytes / 192e6 - 1.0).abs() < 0.1, "{gigabytes} GB in {minutes} min: {f:?}");
+    }
+}
+
+#[test]
+fn what_bursts_add_is_counted_once() {
+    // Half of each burst is taken for a step, and steepens the line between the steps, too: the sum of both was 12 to 26 % too large.
+    for draw in 0..6 {
+        let bursts: Vec<f64> = (0..11).map(|k| 2.0 + 4.0 * k as f64 + 2.0 * scatter(50 * draw + k)).collect();
+        let grown = |h: f64| bursts.iter().map(|at| 17.0 * ((h - at) / 0.5).clamp(0.0, 1.0)).sum::<f64>();
+        let f = batch(&series(48.0, 60.0, |h| 900.0 + grown(h)), Params::default());
+        assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Step), "{f:?}");
+        assert!((f.drift_bytes / 187e6 - 1.0).abs() < 0.08, "draw {draw}: {f:?}");
+    }
+}
+
+#[test]
 fn a_line_that_is_steep_and_straight_rings_within_the_hour_and_its_slope_is_right() {
     let f = batch(&series(1.0, 5.0, |h| 30.0 + 720.0 * h), Params::default());
     assert_eq!((f.verdict, f.shape), (Verdict::Outside, Shape::Linear), "{f:?}");

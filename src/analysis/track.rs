@@ -1,9 +1,9 @@
 //! One series: blocks, regression and posterior together, and the record of its steps.
 
-use super::bank::{self, Noise};
+use super::bank::{self, Noise, WARM, pair, warm_shape};
 use super::beliefs::ln_grows;
 use super::blocks::{Block, Blocker, FINE, Ruling};
-use super::growth::{Claim, Kept, Shown, Still};
+use super::growth::{Claim, Gained, Kept, Shown, Still};
 use super::mixture::{Part, Posterior};
 use super::posterior::{self, Leak};
 use super::regression::Regression;
@@ -45,6 +45,9 @@ const KNOWN: f64 = 0.9;
 /// The run has to grow by this factor before it is judged anew: half an hour at the end of two days. The evidence of one
 /// per cent more data is not worth its cost.
 const JUDGE_GROWTH: f64 = 1.015;
+
+/// How far the end of a run may be off the hour at which it began for its ends to compare, hours.
+const DAY_OFF_H: f64 = 2.0;
 
 /// A claim of less than this (5 MB in tolerances) is not held against rivals for the estimate's sake.
 const DRIFT_MIN: f64 = 0.1;
@@ -267,15 +270,29 @@ impl Track {
         sum * self.horizon_h / half_h.max(f64::MIN_POSITIVE)
     }
 
-    /// What the steps since the run has settled sum to, tolerances.
+    /// What the steps since the run has settled sum to, tolerances; of a fall, what is left of it beside the rise that it may take back, which may
+    /// have come before, in the same incarnation.
     pub fn stepped_since_settled(&self) -> f64 {
-        self.steps.iter().filter(|(t_h, _)| *t_h >= SETTLED * self.horizon_h).map(|(_, size)| size).sum()
+        let since = |from_h: f64| self.steps.iter().filter(|s| s.0 >= from_h).map(|(_, size)| size).sum::<f64>();
+        let (late, all) = (since(SETTLED * self.horizon_h), since(self.starts_h.last().copied().unwrap_or(0.0)));
+        if late < 0.0 && all.abs() < -late { all } else { late }
     }
 
-    /// What was gained, end against beginning; see [`Kept::gained`].
-    pub fn gained(&self) -> Option<f64> {
-        let warmed = self.posterior.best.or(self.posterior.top)?.warm_size;
-        self.kept.gained(warmed, self.horizon_h)
+    /// What was gained, end against beginning, but for the start and for steps that are no leak; see [`Kept::gained`].
+    pub fn gained(&self) -> Option<Gained> {
+        let h = self.posterior.best.or(self.posterior.top)?;
+        let slowest = pair(h.warm).map_or(h.warm, |[_, slow]| slow);
+        let started = |t_h: f64| {
+            let since_h = t_h - self.regression.segment_start_h();
+            if slowest < WARM { h.warm_size * warm_shape(slowest, since_h) } else { 0.0 }
+        };
+        self.kept.gained(&started, self.stepping_alone().others, self.horizon_h)
+    }
+
+    /// Whether the likeliest account has a day, and the run does not end at the hour at which it began: then its ends do not compare.
+    pub fn is_within_a_day(&self) -> bool {
+        let days = self.regression.now_h / 24.0;
+        self.posterior.best.is_some_and(|h| h.day) && (days - days.round()).abs() * 24.0 > DAY_OFF_H
     }
 
     /// What grows beside a rival, where one explains the series better than a leak does. Worked out once a judgement, if anyone asks.
