@@ -146,6 +146,8 @@ pub struct Blocker {
     due_s: f64,
     start: Vec<Block>,
     phase: Phase,
+    /// How many blocks of the start came before a load had ended.
+    loaded: usize,
     recent: VecDeque<Block>,
     deviations: VecDeque<f64>,
     pending: Vec<Block>,
@@ -173,6 +175,7 @@ impl Blocker {
             due_s: 0.0,
             start: Vec::new(),
             phase: Phase::Starting,
+            loaded: 0,
             recent: VecDeque::new(),
             deviations: VecDeque::new(),
             pending: Vec::new(),
@@ -236,7 +239,7 @@ impl Blocker {
             if let (Phase::Loading(since), [.., before, last]) = (self.phase, self.start.as_slice())
                 && is_slower(&since, before, last)
             {
-                self.drop_load(&since, out);
+                self.note_load(&since);
             }
             self.settle(out);
             for block in std::mem::take(&mut self.pending) {
@@ -290,20 +293,20 @@ impl Blocker {
         if self.phase == Phase::Started {
             self.rule(block, out);
         } else {
-            self.phase = self.loads_since(&block, out).map_or(Phase::Starting, Phase::Loading);
+            self.phase = self.loads_since(&block).map_or(Phase::Starting, Phase::Loading);
             self.start.push(block);
-            if self.phase == Phase::Starting
-                && self.start.len() >= if self.period_h.is_some() { START / 2 } else { START }
+            let after = self.start.len() - self.before_loaded();
+            if (self.phase == Phase::Starting || self.scatters())
+                && after >= if self.period_h.is_some() { START / 2 } else { START }
             {
                 self.settle(out);
             }
         }
     }
 
-    /// The last block before the incarnation, of which this is one of the first blocks, began to load, while it does. Once that is over, what
-    /// came before is dropped: no warm-up on the grid is as steep, and of gigabytes the nearest one would leave more than the tolerance.
-    /// What goes on as it began is a leak, and nothing is dropped.
-    fn loads_since(&mut self, block: &Block, out: &mut Vec<Ruling>) -> Option<Block> {
+    /// The last block before the incarnation, of which this is one of the first blocks, began to load, while it does. What goes on as it began is a
+    /// leak, and no load.
+    fn loads_since(&mut self, block: &Block) -> Option<Block> {
         let last = *self.start.last()?;
         let Phase::Loading(since) = self.phase else {
             let young = block.from_h - self.segment_start_h < LOADING_SLOWER_H;
@@ -314,16 +317,31 @@ impl Blocker {
             return Some(since);
         }
         if !long || is_slower(&since, &last, block) {
-            self.drop_load(&since, out);
+            self.note_load(&since);
         }
         None
     }
 
-    /// Drops the blocks of a load that began after this one, if it came far enough.
-    fn drop_load(&mut self, since: &Block, out: &mut Vec<Ruling>) {
+    /// Notes that all of the start so far came before or in a load, which began after this block, if that came far enough.
+    fn note_load(&mut self, since: &Block) {
         if self.start.last().is_some_and(|last| last.y - since.y > LOADED_MIN) {
-            out.extend(self.start.drain(..).map(Ruling::Drop));
+            self.loaded = self.start.len();
         }
+    }
+
+    /// How many first blocks came before a load had ended: none of them is used. No warm-up on the grid is as steep, and of gigabytes the nearest
+    /// one would leave more than the tolerance.
+    fn before_loaded(&self) -> usize {
+        if self.scatters() { 0 } else { self.loaded }
+    }
+
+    /// Whether the first blocks fall by half as much as they rise, all their falls together: what scatters does not load.
+    fn scatters(&self) -> bool {
+        let (mut risen, mut fallen) = (0.0, 0.0);
+        for change in self.start.windows(2).map(|pair| pair[1].y - pair[0].y) {
+            if change > 0.0 { risen += change } else { fallen -= change }
+        }
+        fallen >= 0.5 * risen
     }
 
     /// Ends the start of a segment: first blocks that lie far from all that follow were loading, not yet the series.
@@ -332,10 +350,13 @@ impl Blocker {
             return;
         }
         self.phase = Phase::Started;
+        let loaded = self.before_loaded();
+        self.loaded = 0;
         let start = std::mem::take(&mut self.start);
-        let mut skip = 0;
-        while skip < START / 2 && skip + 3 < start.len() {
-            let mut rest: Vec<f64> = start[skip + 1..].iter().map(|b| b.y).collect();
+        let mut skip = loaded;
+        let until = start.len().min(loaded + START);
+        while skip < loaded + START / 2 && skip + 3 < until {
+            let mut rest: Vec<f64> = start[skip + 1..until].iter().map(|b| b.y).collect();
             let (low, middle, high) = (quantile(&mut rest, 0.25), quantile(&mut rest, 0.5), quantile(&mut rest, 0.75));
             if (start[skip].y - middle).abs() <= (4.0 * (high - low)).max(0.5) {
                 break;
@@ -563,4 +584,30 @@ fn pace(from: &Block, to: &Block) -> f64 {
 fn mean_requests(ticks: &[Tick]) -> Option<f64> {
     let known: Vec<f64> = ticks.iter().filter_map(|t| t.requests).collect();
     (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When the first block that is used begins, hours, in two hours of this, a tick a minute, MB by minutes.
+    fn used_from_h(megabytes: impl Fn(usize) -> f64) -> Option<f64> {
+        let (mut blocker, mut out) = (Blocker::new(50e6, FINE), Vec::new());
+        for i in 0..120 {
+            let t_s = 60.0 * i as f64;
+            let tick = Tick { t_s, unix_s: t_s, bytes: 1e6 * megabytes(i), samples: 12, segment: 0, requests: None };
+            blocker.push(tick, &mut out);
+        }
+        out.iter().find(|r| matches!(r, Ruling::Use(_))).map(Ruling::since_h)
+    }
+
+    #[test]
+    fn what_scatters_by_hundreds_of_megabytes_does_not_load_and_what_rises_and_stays_does() {
+        // Two levels a minute apart, in no order.
+        let flips = |i: usize| if (i * i + i / 3) % 5 < 2 { 2050.0 } else { 1600.0 };
+        assert!(used_from_h(flips).is_some_and(|from_h| from_h < 0.1), "{:?}", used_from_h(flips));
+        // 20 GB in twelve minutes.
+        let loads = |i: usize| 900.0 + 20e3 * (i as f64 / 12.0).min(1.0);
+        assert!(used_from_h(loads).is_some_and(|from_h| (0.18..0.3).contains(&from_h)), "{:?}", used_from_h(loads));
+    }
 }
