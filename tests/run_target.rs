@@ -17,16 +17,28 @@ fn a_servers_leak_is_measured_per_request_in_the_child_that_serves() {
     let out = soak(dir.path(), &["--duration", "15s", "--rate", "60", "--load", &load, "--golden"], &command);
     let said = String::from_utf8_lossy(&out.stdout);
     assert!(matches!(out.status.code(), Some(0 | 1 | 3)), "{said}{}", String::from_utf8_lossy(&out.stderr));
-    // Memory against requests, both as they were stored; a sample and a count are up to half a second apart.
-    let points = rows(
+    // Memory against requests: a sample and a count are taken at different times, so requests are those between two counts, at the sample's.
+    let counts = rows(
         dir.path(),
-        "SELECT w.requests, s.rss_anon_bytes + coalesce(s.swap_bytes, 0) FROM process AS p JOIN process_sample AS s USING (process_id)
-         JOIN work_sample AS w ON w.process_id = s.process_id AND abs(w.unix_ms - s.unix_ms) < 500
-         WHERE p.role = 'worker' AND w.requests > 60 ORDER BY s.unix_ms",
+        "SELECT w.unix_ms, w.requests FROM work_sample AS w JOIN process AS p USING (process_id) WHERE p.role = 'worker' ORDER BY 1",
     );
+    let number = |v: &serde_json::Value| v.as_f64().expect("a number");
+    let requests_at = |ms: f64| {
+        let pair = counts.windows(2).find(|pair| (number(&pair[0][0])..=number(&pair[1][0])).contains(&ms))?;
+        let ([from, to], [before, after]) = ([0, 1].map(|i| number(&pair[i][0])), [0, 1].map(|i| number(&pair[i][1])));
+        Some(before + (after - before) * (ms - from) / (to - from).max(1.0))
+    };
+    let samples = rows(
+        dir.path(),
+        "SELECT s.unix_ms, s.rss_anon_bytes + coalesce(s.swap_bytes, 0) FROM process AS p JOIN process_sample AS s USING (process_id)
+         WHERE p.role = 'worker' ORDER BY 1",
+    );
+    let points: Vec<(f64, f64)> = samples
+        .iter()
+        .filter_map(|r| Some((requests_at(number(&r[0]))?, number(&r[1]))))
+        .filter(|p| p.0 > 60.0)
+        .collect();
     assert!(points.len() >= 5, "{} points", points.len());
-    let points: Vec<(f64, f64)> =
-        points.iter().map(|r| (r[0].as_f64().expect("n"), r[1].as_f64().expect("n"))).collect();
     let n = points.len() as f64;
     let (mx, my) = (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
     let slope = points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum::<f64>()
