@@ -4,6 +4,7 @@
 //! predecessors point is held back: if the series returns, it was an excursion and is dropped; if it stays, it is a step,
 //! and gets a coefficient of its own. Whether steps are a leak is decided in `posterior`.
 
+use super::loading::{Beginning, LOADING, may_load, pace};
 use super::ticks::{Tick, quantile};
 use std::collections::VecDeque;
 
@@ -28,19 +29,6 @@ const TICKS_MIN: usize = 6;
 const UNEVEN: f64 = 1.1;
 /// Length of such a block at least: twenty minutes, so that a fraction of a tick more or less does not matter.
 const WHOLE_S: f64 = 1200.0;
-/// Blocks of a segment held back until its start-up jumps can be told from its noise.
-const START: usize = 8;
-/// What rises in an incarnation's first blocks faster than this, tolerances an hour (3 GB an hour), is loading: a model's weights, ...
-const LOADING: f64 = 60.0;
-/// ... until it is slower than this (150 MB an hour), ...
-const LOADED: f64 = 3.0;
-/// ... if it has come so far, tolerances (100 MB); ...
-const LOADED_MIN: f64 = 2.0;
-/// ... for so long at most, hours, where it goes on as fast as it began, ...
-const LOADING_H: f64 = 0.5;
-/// ... and for so long where it has slowed down to such a share of its mean pace.
-const LOADING_SLOWER_H: f64 = 1.0;
-const SLOWER: f64 = 0.5;
 /// Blocks beyond the gate that make a step of an excursion.
 const LASTING: usize = 3;
 /// Blocks beyond the gate that do not agree are noise after all.
@@ -122,17 +110,6 @@ impl Ruling {
     }
 }
 
-/// How far an incarnation has come.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Phase {
-    /// Its first blocks are held back.
-    Starting,
-    /// ... while they rise, since this one, faster than anything but what loads.
-    Loading(Block),
-    /// Blocks are ruled on as they come.
-    Started,
-}
-
 /// Makes blocks of ticks and rules on them.
 #[derive(Debug, Clone)]
 pub struct Blocker {
@@ -144,10 +121,8 @@ pub struct Blocker {
     segment: Option<u32>,
     segment_start_h: f64,
     due_s: f64,
-    start: Vec<Block>,
-    phase: Phase,
-    /// How many blocks of the start came before a load had ended.
-    loaded: usize,
+    /// The first blocks of an incarnation, until they are through.
+    beginning: Option<Beginning>,
     recent: VecDeque<Block>,
     deviations: VecDeque<f64>,
     pending: Vec<Block>,
@@ -173,9 +148,7 @@ impl Blocker {
             segment: None,
             segment_start_h: 0.0,
             due_s: 0.0,
-            start: Vec::new(),
-            phase: Phase::Starting,
-            loaded: 0,
+            beginning: None,
             recent: VecDeque::new(),
             deviations: VecDeque::new(),
             pending: Vec::new(),
@@ -235,13 +208,9 @@ impl Blocker {
 
     fn begin(&mut self, segment: u32, t_h: f64, out: &mut Vec<Ruling>) {
         if self.segment.is_some() {
-            // What died before it had loaded; one that did not slow down may have leaked.
-            if let (Phase::Loading(since), [.., before, last]) = (self.phase, self.start.as_slice())
-                && is_slower(&since, before, last)
-            {
-                self.note_load(&since);
+            if let Some(beginning) = self.beginning.take() {
+                self.settle(beginning.cut_off(), out);
             }
-            self.settle(out);
             for block in std::mem::take(&mut self.pending) {
                 out.push(Ruling::Drop(block));
             }
@@ -251,7 +220,7 @@ impl Blocker {
         self.segment = Some(segment);
         self.segment_start_h = t_h;
         self.due_s = t_h * 3600.0;
-        self.phase = Phase::Starting;
+        self.beginning = Some(Beginning::new(t_h));
         self.recent.clear();
         self.pending.clear();
         self.floor = f64::INFINITY;
@@ -290,86 +259,19 @@ impl Blocker {
             requests: mean_requests(&self.open),
         };
         self.open.clear();
-        if self.phase == Phase::Started {
-            self.rule(block, out);
-        } else {
-            self.phase = self.loads_since(&block).map_or(Phase::Starting, Phase::Loading);
-            self.start.push(block);
-            let after = self.start.len() - self.before_loaded();
-            if (self.phase == Phase::Starting || self.scatters())
-                && after >= if self.period_h.is_some() { START / 2 } else { START }
-            {
-                self.settle(out);
-            }
+        let Some(beginning) = &mut self.beginning else { return self.rule(block, out) };
+        if beginning.push(block, self.period_h.is_some())
+            && let Some(beginning) = self.beginning.take()
+        {
+            self.settle(beginning, out);
         }
     }
 
-    /// The last block before the incarnation, of which this is one of the first blocks, began to load, while it does. What goes on as it began is a
-    /// leak, and no load.
-    fn loads_since(&mut self, block: &Block) -> Option<Block> {
-        let last = *self.start.last()?;
-        let Phase::Loading(since) = self.phase else {
-            let young = block.from_h - self.segment_start_h < LOADING_SLOWER_H;
-            return (young && pace(&last, block) > LOADING).then_some(last);
-        };
-        let long = !may_load(&since, &last, block);
-        if !long && pace(&last, block) > LOADED {
-            return Some(since);
-        }
-        if !long || is_slower(&since, &last, block) {
-            self.note_load(&since);
-        }
-        None
-    }
-
-    /// Notes that all of the start so far came before or in a load, which began after this block, if that came far enough.
-    fn note_load(&mut self, since: &Block) {
-        if self.start.last().is_some_and(|last| last.y - since.y > LOADED_MIN) {
-            self.loaded = self.start.len();
-        }
-    }
-
-    /// How many first blocks came before a load had ended: none of them is used. No warm-up on the grid is as steep, and of gigabytes the nearest
-    /// one would leave more than the tolerance.
-    fn before_loaded(&self) -> usize {
-        if self.scatters() { 0 } else { self.loaded }
-    }
-
-    /// Whether the first blocks fall by half as much as they rise, all their falls together: what scatters does not load.
-    fn scatters(&self) -> bool {
-        let (mut risen, mut fallen) = (0.0, 0.0);
-        for change in self.start.windows(2).map(|pair| pair[1].y - pair[0].y) {
-            if change > 0.0 { risen += change } else { fallen -= change }
-        }
-        fallen >= 0.5 * risen
-    }
-
-    /// Ends the start of a segment: first blocks that lie far from all that follow were loading, not yet the series.
-    fn settle(&mut self, out: &mut Vec<Ruling>) {
-        if self.phase == Phase::Started {
-            return;
-        }
-        self.phase = Phase::Started;
-        let loaded = self.before_loaded();
-        self.loaded = 0;
-        let start = std::mem::take(&mut self.start);
-        let mut skip = loaded;
-        let until = start.len().min(loaded + START);
-        while skip < loaded + START / 2 && skip + 3 < until {
-            let mut rest: Vec<f64> = start[skip + 1..until].iter().map(|b| b.y).collect();
-            let (low, middle, high) = (quantile(&mut rest, 0.25), quantile(&mut rest, 0.5), quantile(&mut rest, 0.75));
-            if (start[skip].y - middle).abs() <= (4.0 * (high - low)).max(0.5) {
-                break;
-            }
-            skip += 1;
-        }
-        for (i, block) in start.into_iter().enumerate() {
-            if i < skip {
-                out.push(Ruling::Drop(block));
-            } else {
-                self.accept(block, out);
-            }
-        }
+    /// Ends the beginning of an incarnation: what it sets aside is not used.
+    fn settle(&mut self, beginning: Beginning, out: &mut Vec<Ruling>) {
+        let (set_aside, used) = beginning.end();
+        out.extend(set_aside.into_iter().map(Ruling::Drop));
+        used.into_iter().for_each(|block| self.accept(block, out));
     }
 
     fn rule(&mut self, block: Block, out: &mut Vec<Ruling>) {
@@ -563,21 +465,6 @@ impl Blocker {
         let scale = if usual.len() < 4 { 0.05 } else { 1.48 * quantile(&mut usual, 0.5) };
         Some((level + slope * ahead, scale))
     }
-}
-
-/// Whether what has risen since the first of these blocks, and from the second to the third, may be loading still.
-fn may_load(first: &Block, last: &Block, block: &Block) -> bool {
-    block.from_h - first.from_h <= if is_slower(first, last, block) { LOADING_SLOWER_H } else { LOADING_H }
-}
-
-/// Whether it rises more slowly by now than in the mean since the first of these blocks.
-fn is_slower(first: &Block, last: &Block, block: &Block) -> bool {
-    pace(last, block) < SLOWER * pace(first, block)
-}
-
-/// From one block to another, tolerances an hour.
-fn pace(from: &Block, to: &Block) -> f64 {
-    (to.y - from.y) / (to.t_h - from.t_h).max(1e-6)
 }
 
 /// Requests finished by the middle of some ticks; `None` if unknown.

@@ -6,7 +6,7 @@
 //! 1. `ticks`: points to one robust figure a minute, on a clock that never steps back;
 //! 2. `outliers`: minutes that no neighbour confirms are set aside;
 //! 3. `sawtooth`: the period of a garbage collector, so that blocks are its troughs;
-//! 4. `blocks`: minutes to floors; what loads and excursions are set aside, lasting jumps named;
+//! 4. `blocks`: minutes to floors; what loads (`loading`) and excursions are set aside, lasting jumps named;
 //! 5. `bank`: for each kind of noise, whitened sums of products of all that could explain the series;
 //! 6. `regression`: which columns those are at a given time; `starts`: how incarnations may have started, each much like the others;
 //! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
@@ -29,6 +29,7 @@ mod design;
 pub mod fleet;
 mod growth;
 mod load;
+mod loading;
 mod mixture;
 mod outliers;
 mod posterior;
