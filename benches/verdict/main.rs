@@ -2,16 +2,18 @@
 //!
 //! `cargo bench --bench verdict -- [SEED [TRACES]] [all|held|large]`: TRACES series of each nuisance and class (default 5). With `held`, the
 //! nuisances that were held out while tuning; with `large`, what servers of models do by the gigabyte; with `all`, all of them.
-//! `-- SEED curves|processes|parts|programs` runs the series of
+//! `-- SEED curves|processes|parts|programs|servers` runs the series of
 //! an independent judge instead: each was written by an author who had seen neither the detector nor the corpus it was tuned on. `curves` and
 //! `processes` take the question literally (the nuisances, ranges and leaks that it names, no others); `parts` and `programs` bring what else
-//! their authors would expect of real servers. Prints tables by nuisance and by leak, each series that was called wrongly, and the seed.
+//! their authors would expect of real servers; `servers` are servers of models at their true scale, with the leaks of public
+//! threads. Prints tables by nuisance and by leak, each series that was called wrongly, and the seed.
 
 mod corpus;
 mod judge_curves;
 mod judge_parts;
 mod judge_processes;
 mod judge_programs;
+mod judge_servers;
 mod peers;
 mod series;
 
@@ -64,12 +66,13 @@ fn main() {
                 }
             }
         }
-        Some(judge @ ("curves" | "processes" | "parts" | "programs")) => {
+        Some(judge @ ("curves" | "processes" | "parts" | "programs" | "servers")) => {
             let (series, trace): (u64, fn(u64, u64) -> Trace) = match judge {
                 "curves" => (judge_curves::SERIES, judge_curves::trace),
                 "processes" => (judge_processes::SERIES, judge_processes::trace),
                 "parts" => (judge_parts::SERIES, judge_parts::trace),
-                _ => (judge_programs::SERIES, judge_programs::trace),
+                "programs" => (judge_programs::SERIES, judge_programs::trace),
+                _ => (judge_servers::SERIES, judge_servers::trace),
             };
             for i in 0..series {
                 if i % 31 == 0 {
@@ -79,7 +82,7 @@ fn main() {
             }
         }
         Some(word) => {
-            eprintln!("{word:?} is none of all, held, large, curves, processes, parts, programs");
+            eprintln!("{word:?} is none of all, held, large, curves, processes, parts, programs, servers");
             std::process::exit(2);
         }
     }
