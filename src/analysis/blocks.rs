@@ -51,6 +51,8 @@ const YOUNG_H: f64 = 3.0;
 const FALL_MIN: f64 = 0.3;
 /// A fall is as large as it looks from where the series was heading if it is so much of that from where it was.
 const FALL_WHOLE: f64 = 0.7;
+/// A jump smaller than this (50 MB in tolerances) is as large as it looks, whatever went before, but for falls after a restart.
+const BEND_MIN: f64 = 1.0;
 /// Sizes of levels that are remembered.
 const RETURNED: usize = 8;
 
@@ -357,13 +359,17 @@ impl Blocker {
     }
 
     /// Size of a jump to this block, which lies so far off its prediction, and whether that is all of it. Where the series went up steeply it
-    /// falls less than it falls short of what was foretold; what hardly falls at all is a warm-up that slackens, and no jump.
+    /// falls less than it falls short of what was foretold; what hardly falls at all is a warm-up that slackens, and no jump. Nor does what went
+    /// down steeply jump up where it goes down no more.
     fn size(&self, off: f64, gate: f64, to: &Block) -> (f64, bool) {
-        let fall = self.recent.back().map_or(0.0, |last| to.y - last.y);
-        if off > 0.0 || !self.restarted || fall < FALL_WHOLE * off {
+        let falls = off < 0.0 && self.restarted;
+        let slope = self.slope() * self.ahead_h(to.t_h);
+        let change = if falls { self.recent.back().map_or(0.0, |last| to.y - last.y) } else { off + slope };
+        let small = off.abs() < BEND_MIN && !falls;
+        if small || change / off > FALL_WHOLE {
             return (off, true);
         }
-        (if fall < -gate { fall } else { 0.0 }, false)
+        (if change * off > gate * off.abs() { change } else { 0.0 }, false)
     }
 
     /// Whether it falls from a level that comes and goes and that it began on: as far as one that has come and gone before, or once, while it is
@@ -448,6 +454,11 @@ impl Blocker {
         if low < 0.0 && high > 0.0 { 0.0 } else { quantile(&mut slopes, 0.5) }
     }
 
+    /// How far ahead of the last blocks this is, hours: a slope is trusted for half an hour, not across a gap.
+    fn ahead_h(&self, t_h: f64) -> f64 {
+        self.recent.back().map_or(0.0, |last| (t_h - last.t_h).min(0.5))
+    }
+
     /// Where the last blocks point at `t_h` (median slope and level), and the usual deviation from such predictions.
     fn predict(&self, t_h: f64) -> Option<(f64, f64)> {
         let n = self.recent.len();
@@ -459,8 +470,7 @@ impl Blocker {
         let last_h = self.recent[n - 1].t_h;
         let mut levels: Vec<f64> = self.recent.iter().map(|b| b.y + slope * (last_h - b.t_h)).collect();
         let level = quantile(&mut levels, 0.5);
-        // A slope is trusted for half an hour, not across a gap.
-        let ahead = (t_h - last_h).min(0.5);
+        let ahead = self.ahead_h(t_h);
         let mut usual: Vec<f64> = self.deviations.iter().copied().collect();
         let scale = if usual.len() < 4 { 0.05 } else { 1.48 * quantile(&mut usual, 0.5) };
         Some((level + slope * ahead, scale))

@@ -4,7 +4,7 @@
 
 use super::bank::{self, FILL_H, WARM, WARM_EXP, pair, warm_tau_h};
 use super::growth::Gained;
-use super::mixture::{self, Part};
+use super::mixture::{self, Part, Posterior};
 use super::posterior::{Hypothesis, Leak};
 use super::regression::Regression;
 use super::steps::StepLeak;
@@ -55,7 +55,7 @@ pub fn finding(d: &Detector) -> Finding {
     let estimate = flat_now.unwrap_or(estimate);
     let (drift, interval) = estimate;
     let verdict = verdict(d, estimate, &steps);
-    let best = judged.posterior.best.filter(|_| known && flat_now.is_none());
+    let best = judged.posterior.best.filter(|_| known && flat_now.is_none() && floors(d, &steps).is_none());
     let shape = if flat_now.is_some() { Shape::Saturating } else { shape(d, estimate, &steps, by_sum, verdict) };
     let factor = match best {
         Some(Hypothesis { leak: Leak::Since(k), factor, .. }) if k > 0 && !by_sum => factor,
@@ -88,6 +88,9 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
     if plain.is_empty() {
         return ((0.0, [-UNKNOWN, UNKNOWN]), false);
     }
+    if let Some(floors) = floors(d, steps) {
+        return (widely(with_steps(&floors.flat, steps)), false);
+    }
     let (mean, [lo, hi]) = widely(with_steps(plain, steps));
     let doubtful = d.first_alarm_unix_s.is_none() && (lo > 0.0 || hi < 0.0);
     match doubtful.then(|| d.judged().beside_a_rival()).flatten() {
@@ -98,6 +101,11 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
         None if by_sum => (by_gained(d, (mean, [lo, hi])), by_sum),
         None => (with_gained(d, (mean, [lo, hi])), by_sum),
     }
+}
+
+/// What a slow saw-tooth gives back again and again is none of a drift: its troughs tell more than all that lies between them.
+fn floors<'a>(d: &'a Detector, steps: &StepLeak) -> Option<&'a Posterior> {
+    d.judged().on_floors().filter(|_| steps.probability <= 0.5)
 }
 
 /// Where the steps are a leak, the drift is what was gained, end against beginning, if the start was a small part of it: what rises before a step
@@ -173,13 +181,16 @@ fn widened(half: f64, drift: f64) -> f64 {
 /// the estimate, or by what was gained. Within: the whole interval lies inside.
 fn verdict(d: &Detector, estimate: Estimate, steps: &StepLeak) -> Verdict {
     let still = || [1.0, -1.0].iter().any(|side| beyond(d.judged(), steps, *side) > 0.5);
-    let far = || gained(d).is_some_and(|gained| gained.drift.abs() > 1.0);
+    // What has stopped since was gained, too: a cache that is full.
+    let goes_on =
+        || d.fine.stepped_later().abs() >= 1.0 || d.fine.later().is_none_or(|p| p.interval(0.025).0.abs() > 1.0);
+    let far = || gained(d).is_some_and(|gained| gained.drift.abs() > 1.0) && goes_on();
     if d.first_alarm_unix_s.is_some() && !inside(estimate) && (estimate.0.abs() > 1.0 || still() || far()) {
         return Verdict::Outside;
     }
     let long_enough = d.fine.regression.blocks >= 3 * BLOCKS_MIN;
     // What has stepped by the whole tolerance since the start is not within it, however likely it is that it will step no more.
-    let stays = d.fine.stepped_since_settled().abs() < 1.0;
+    let stays = !d.fine.stepped_beyond();
     if long_enough && stays && inside(estimate) { Verdict::Within } else { Verdict::Inconclusive }
 }
 
@@ -201,8 +212,10 @@ fn shape(d: &Detector, (drift, [lo, hi]): Estimate, steps: &StepLeak, by_sum: bo
         return Shape::None;
     }
     let significant = if lo > 0.0 || hi < 0.0 { drift.abs() } else { 0.0 };
-    let warming = 1.0 - p.warm_weights.0[WARM];
-    let warm = p.top.filter(|_| warming > 0.9).map_or(0.0, |h| h.warm_size);
+    // Of the start the whole run tells, whatever is told by what came after it.
+    let start = &d.fine.posterior;
+    let warming = 1.0 - start.warm_weights.0[WARM];
+    let warm = start.top.filter(|_| warming > 0.9).map_or(0.0, |h| h.warm_size);
     let stepped =
         d.fine.steps.iter().map(|s| s.1).sum::<f64>().abs().max(if steps.count > 0 { SHAPELESS } else { 0.0 });
     let largest = significant.max(warm).max(stepped);

@@ -9,6 +9,7 @@
 use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape};
 use super::bends::straighter;
 use super::blocks::Block;
+use super::floors;
 use super::load::Work;
 use super::regression::Regression;
 use super::rivals::{self, Weighing};
@@ -139,6 +140,14 @@ const DAY_KNOWN_H: f64 = 36.0;
 /// How long a visit to another level is at most, hours.
 const VISIT_H: f64 = 0.7;
 
+/// What is claimed of the troughs of a slow saw-tooth must be so much at least to be asked of them, tolerances (25 MB).
+const FLOORS_SAID: f64 = 0.5;
+const FLOORS_MIN: usize = 4;
+/// They tell of the run if they span so much of it.
+const SPANS: f64 = 0.7;
+/// Within so much, tolerances (25 MB), two incarnations hold the same.
+const AS_BEFORE: f64 = 0.5;
+
 /// How long beginning and end of a run are, hours.
 const NEAR_H: f64 = 0.5;
 
@@ -189,10 +198,22 @@ impl Kept {
         out
     }
 
-    /// How far the incarnations end above where they began, together, tolerances.
+    /// How far the incarnations end above where they began, together, tolerances; of a slow saw-tooth, their troughs.
     pub fn risen(&self) -> f64 {
-        let ends = |run: std::ops::Range<usize>| self.blocks[run.end - 1].y - self.blocks[run.start].y;
-        segments(&self.blocks).into_iter().map(ends).sum()
+        let risen = |blocks: &[Block]| {
+            let ends = |run: std::ops::Range<usize>| blocks[run.end - 1].y - blocks[run.start].y;
+            segments(blocks).into_iter().map(ends).sum()
+        };
+        risen(self.floors().filter(|floors| self.spans(floors)).as_ref().unwrap_or(&self.blocks))
+    }
+
+    /// Whether an earlier incarnation ended on the level of the end: then this one has only grown to what the last one was.
+    pub fn has_been_here(&self) -> bool {
+        let runs = segments(&self.blocks);
+        let ended = |run: &std::ops::Range<usize>| level(self.blocks[run.clone()].iter().rev().take(LEVEL_MIN));
+        let Some((now, before)) = runs.split_last() else { return false };
+        let Some((_, end)) = ended(now) else { return false };
+        before.iter().filter_map(ended).any(|(_, level)| (level - end).abs() < AS_BEFORE)
     }
 
     /// Shares of the claimed growth that the series shows: `None` where there is too little to tell.
@@ -253,6 +274,11 @@ impl Kept {
         rivals::weigh(&self.blocks, stepped, claim, horizon_h, &|b| grown(claim, b))
     }
 
+    /// How far the claim has come by now, tolerances.
+    pub fn claimed(&self, claim: &Claim) -> f64 {
+        self.blocks.last().map_or(0.0, |last| grown(claim, last))
+    }
+
     /// What a leak in shifts would claim instead.
     pub fn in_shifts(&self, claim: &Claim, horizon_h: f64) -> Option<Claim> {
         shifts::claim(&self.blocks, claim, horizon_h)
@@ -303,7 +329,7 @@ impl Kept {
             let whole = |s: Shares| if at_the_end { s.whole > SHOWN_AT_THE_END } else { s.whole.abs() > SHOWN };
             shares.is_some_and(|s| whole(s) && s.lately > least && s.last > last)
         });
-        if !shown {
+        if !shown || !self.on_floors(claim) {
             return Shown::No;
         }
         // What else it might be is asked last: that costs more than all before.
@@ -331,6 +357,33 @@ impl Kept {
             true if gone > GONE => Shown::ToleranceGone,
             _ => Shown::Yes,
         }
+    }
+
+    /// Whether these blocks tell of most of the run.
+    pub fn spans(&self, blocks: &[Block]) -> bool {
+        let long = |b: &[Block]| b.first().zip(b.last()).map_or(0.0, |(first, last)| last.t_h - first.t_h);
+        long(blocks) > SPANS * long(&self.blocks)
+    }
+
+    /// What the falls of a slow saw-tooth leave, if it is one.
+    pub fn floors(&self) -> Option<Vec<Block>> {
+        floors::troughs(&self.blocks, &self.stepped)
+    }
+
+    /// Whether the troughs of a slow saw-tooth show what is claimed, if there are four of them at least: what is taken back is no growth.
+    fn on_floors(&self, claim: &Claim) -> bool {
+        let Some(floors) = self.floors() else { return true };
+        let since: Vec<Block> = floors.into_iter().filter(|b| b.t_h >= claim.onset_h).collect();
+        if since.len() < FLOORS_MIN {
+            return true;
+        }
+        let (mut risen, mut said) = (0.0, 0.0);
+        for run in segments(&since) {
+            let (first, last) = (&since[run.start], &since[run.end - 1]);
+            risen += last.y - first.y;
+            said += grown(claim, last) - grown(claim, first);
+        }
+        said.abs() < FLOORS_SAID || risen / said > SHOWN
     }
 
     /// Whether a claim from the start may be a cache that fills evenly, and is overdue: what nothing but time can tell from a leak.

@@ -19,6 +19,8 @@ const LOADING_H: f64 = 0.5;
 /// ... and for so long where it has slowed down to such a share of its mean pace.
 const LOADING_SLOWER_H: f64 = 1.0;
 const SLOWER: f64 = 0.5;
+/// ... or goes by so much an hour, tolerances (50 GB): no leak is worth a word there.
+const LOADING_FAST: f64 = 1000.0;
 
 /// The first blocks of an incarnation.
 #[derive(Debug, Clone)]
@@ -113,7 +115,8 @@ impl Beginning {
 
 /// Whether what has risen since the first of these blocks, and from the second to the third, may be loading still.
 pub fn may_load(first: &Block, last: &Block, block: &Block) -> bool {
-    block.from_h - first.from_h <= if is_slower(first, last, block) { LOADING_SLOWER_H } else { LOADING_H }
+    let longer = is_slower(first, last, block) || pace(first, block) > LOADING_FAST;
+    block.from_h - first.from_h <= if longer { LOADING_SLOWER_H } else { LOADING_H }
 }
 
 /// Whether it rises more slowly by now than in the mean since the first of these blocks.

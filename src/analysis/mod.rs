@@ -11,14 +11,15 @@
 //! 6. `regression`: which columns those are at a given time; `starts`: how incarnations may have started, each much like the others;
 //! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
 //! 8. `mixture`: what that amounts to; `beliefs`: what was believed beforehand;
-//! 9. `steps`: are the steps a leak; `staircase`: the steps of the whole run, found looking back;
-//! 10. `growth`: does the series itself show what an alarm would claim of it;
+//! 9. `steps`: are the steps a leak, or what steps a few times and stops (`arenas`); `staircase`: the steps of the whole run, found looking back;
+//! 10. `growth`: does the series itself show what an alarm would claim of it, and the troughs of a slow saw-tooth (`floors`);
 //! 11. `bends`: might a second warm-up be what is taken for a leak from the start; `rivals`: what else might it be that rises like that (`design` is the regression that asks it);
 //!     `shifts`: does it leak in some hours of each day alone;
 //! 12. `conclude`: verdict, interval, shape.
 //!
 //! [`fleet`] compares hosts and is a subject of its own.
 
+mod arenas;
 mod bank;
 mod beliefs;
 mod bends;
@@ -27,6 +28,7 @@ pub mod compare;
 mod conclude;
 mod design;
 pub mod fleet;
+mod floors;
 mod growth;
 mod load;
 mod loading;
@@ -36,6 +38,8 @@ mod posterior;
 mod regression;
 mod rivals;
 mod sawtooth;
+#[cfg(test)]
+mod server_tests;
 mod shifts;
 mod special;
 mod staircase;
@@ -279,11 +283,25 @@ impl Detector {
     /// What the finding is read off.
     fn judged(&self) -> &Track {
         let judged = match self.by {
-            By::Whole => None,
+            By::Whole => self.clearer(),
             By::Settled => self.fine.settled(),
             By::LookingBack => self.fine.looked_back(),
         };
         judged.unwrap_or(&self.fine)
+    }
+
+    /// What came after the start, where that is explained far better than the whole is, block for block: then no shape of a start is that of
+    /// this one, and what it leaves went into the noise.
+    fn clearer(&self) -> Option<&Track> {
+        let settled = self.fine.settled()?;
+        // Of fewer blocks each is explained better by itself: the noise's variance is as free.
+        let fewer = 0.5 * (self.fine.regression.blocks as f64 / settled.regression.blocks.max(1) as f64).ln();
+        if settled.explains() < self.fine.explains() + CLEARER + fewer {
+            return None;
+        }
+        // What set in later the start did not hide.
+        let late = self.fine.claim().is_some_and(|claim| claim.onset_h > 0.0);
+        (!late && self.fine.stepping().probability < 0.5).then_some(settled)
     }
 
     /// Posterior probability that the drift is less than half the tolerance after all; 1 while it is not likely beyond the tolerance itself. The alarm rings when this is small and stays so.
@@ -316,6 +334,8 @@ const BEYOND_DOUBT: f64 = 1e-3;
 const STANDS_BEYOND_DOUBT_H: f64 = 0.04;
 /// ... and the same as a share of the run so far.
 const STANDS_SHARE: f64 = 0.01;
+/// What comes after the start is what is told where its likeliest account is better by this much a block, in the mean (natural logarithm).
+const CLEARER: f64 = 0.7;
 /// The run has to grow by this factor before it is looked back upon anew.
 const LOOK_BACK_GROWTH: f64 = 1.04;
 

@@ -1,6 +1,6 @@
-//! The one special function the analysis needs. Accurate to about 1e-7 relative in the tails, where alarms are decided.
+//! Functions that the analysis needs and the standard library has not.
 
-/// Upper tail of the standard normal, P(Z > z). W. J. Cody's rational approximations by way of `erfc` (Numerical Recipes,
+/// Upper tail of the standard normal, P(Z > z), to about 1e-7 relative in the tails, where alarms are decided. W. J. Cody's rational approximations by way of `erfc` (Numerical Recipes,
 /// 3rd edition, section 6.2.2: a Chebyshev fit, fractional error below 1.2e-7 everywhere).
 pub fn normal_above(z: f64) -> f64 {
     let x = z.abs() / std::f64::consts::SQRT_2;
@@ -20,4 +20,18 @@ pub fn normal_above(z: f64) -> f64 {
     let sum = poly.iter().rev().fold(0.0, |acc, c| acc * t + c);
     let tail = 0.5 * t * (-x * x + sum).exp();
     if z >= 0.0 { tail } else { 1.0 - tail }
+}
+
+/// ln of the mean of two exponentials, of which the second has the weight `share`.
+pub fn ln_weighed(a: f64, b: f64, share: f64) -> f64 {
+    let top = a.max(b);
+    top + ((1.0 - share) * (a - top).exp() + share * (b - top).exp()).ln()
+}
+
+/// ln of the mean of exponentials.
+pub fn ln_mean(terms: impl Iterator<Item = f64>) -> f64 {
+    let terms: Vec<f64> = terms.collect();
+    let top = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = terms.iter().map(|t| (t - top).exp()).sum();
+    top + (sum / terms.len() as f64).ln()
 }

@@ -1,10 +1,12 @@
 //! Are the steps a leak? An allocator's arenas step a few times and stop; a leak in steps goes on.
 //!
-//! Two accounts of the steps are weighed against each other (a Bayes factor; Kass and Raftery, "Bayes Factors", 1995). Arenas: up to
-//! six in each incarnation, early rather than late, of 5 to 70 MB, now and then of any size. A leak: a Poisson process that goes
+//! Two accounts of the steps are weighed against each other (a Bayes factor; Kass and Raftery, "Bayes Factors", 1995). Arenas and what
+//! else steps a few times (`arenas`). A leak: a Poisson process that goes
 //! on at its rate for the whole run, its steps alike in size (log-normal, more or less narrow). The time without a step counts
 //! too: it speaks for arenas that are done.
 
+use super::arenas::{LEAK_STEPS, START_MOST, Span, ln_alike, ln_dying, ln_no_leak};
+use super::special::{ln_mean, ln_weighed};
 use super::ticks::quantile;
 use std::collections::VecDeque;
 
@@ -47,10 +49,13 @@ const COUNT_MIN: usize = 3;
 const FELL_MAX: f64 = 0.35;
 /// Two steps are of about the same size if they differ by less than this share.
 const ALIKE: f64 = 0.3;
-/// ... and one takes the other back, wherever they lie, if they differ by less than this share.
+/// ... and what the one leaves of the other is a step of its own if it is larger than this, tolerances (5 MB).
+const LEAVES_MIN: f64 = 0.1;
+/// So many visits, of which each was as large as this share of another, make that other a visit that is not over.
+const VISITS: usize = 2;
+const VISITS_LIKE: f64 = 0.7;
+/// One takes the other back, wherever they lie, if they differ by less than this share.
 const AS_LARGE: f64 = 0.2;
-/// Of what steps and is no leak, this share is a start or a cache that was taken for steps: each is smaller than the one before.
-const DWINDLING: f64 = 0.2;
 /// How far steps to and fro are believed in at most: too little to ring, enough to be part of the interval.
 const DOUBTFUL: f64 = 0.4;
 /// Prior odds of a leak in steps against anything else that steps.
@@ -63,96 +68,65 @@ const ODDS_DOWN: f64 = 0.002;
 const ODDS_DOWN_BACK: f64 = 0.02;
 /// Of what steps and is no leak, this share goes up and down alike, where small steps are looked for.
 const WANDER: f64 = 0.2;
-/// ... and this share becomes ever rarer, after so many hours as one over time: what is filled at random.
+/// ... and this share becomes ever rarer: what is filled at random.
 const DYING: f64 = 0.02;
-const DYING_H: [f64; 3] = [0.7, 2.0, 5.0];
-/// Steps in a horizon that a leak makes, on a logarithmic grid.
-const LEAK_STEPS: [f64; 6] = [4.0, 7.0, 12.0, 22.0, 40.0, 75.0];
-/// How much a leak's steps differ in size: standard deviations of their logarithms.
-const LEAK_SPREADS: [f64; 3] = [0.12, 0.35, 0.9];
 /// Sizes of a leak's steps, tolerances: from 3 MB to 500 MB.
-const LEAK_SIZES: (f64, f64, usize) = (0.06, 10.0, 24);
-/// Arenas of one incarnation at most.
-const ARENAS_MAX: usize = 6;
-/// By which share of the horizon arenas have all been made.
-const ARENAS_UNTIL: [f64; 5] = [0.04, 0.12, 0.25, 0.5, 0.8];
-/// Of what steps and is no leak, this share rises a few times at most, at any time: the edges of working days, of which each may be seen as
-/// several steps. How long such an edge is, hours, how many there are at most, and how large (90 MB, in tolerances).
-const EDGES: f64 = 0.1;
-const EDGE_H: f64 = 3.0;
-const EDGES_MAX: usize = 3;
-const EDGE_MOST: f64 = 1.8;
-/// ... and this share does so once it has made its arenas.
-const BOTH: f64 = 0.02;
-/// The largest start that comes once, tolerances (325 MB).
-const START_MOST: f64 = 6.5;
-/// ... and a step larger than that, and so many times as large as most, is none of theirs.
+const LEAK_SIZES: (f64, f64) = (0.06, 10.0);
+/// A step larger than any start, and so many times as large as most, is none of a leak's.
 const APART: f64 = 10.0;
-/// Usual sizes of arenas, tolerances: 5 to 70 MB ...
-const ARENA_SIZES: (f64, f64) = (0.1, 1.4);
-/// ... and the share of those that are of any size from 1 MB to 1 GB.
-const ARENA_ODD: f64 = 0.1;
-/// Of arenas, the share that are alike in size, as an allocator's are that come from the same settings: then the sizes say nothing.
-const ARENAS_ALIKE: f64 = 0.02;
 /// Against the common direction: probability of such a step in a leak, and otherwise.
 const AGAINST: (f64, f64) = (1e-3, 0.1);
 
 /// Judges the steps of the last horizon, at `now_h`, but none before `from_h`; `starts_h` are the beginnings of the incarnations.
 pub fn judge(steps: &VecDeque<Step>, starts_h: &[f64], from_h: f64, now_h: f64, horizon_h: f64) -> StepLeak {
     let from = (now_h - horizon_h).max(from_h);
-    weigh(come_to_stay(merged(steps, from)), starts_h, from, now_h, horizon_h, false)
+    let span = Span { starts_h, from_h: from, now_h, horizon_h };
+    weigh(come_to_stay(merged(steps, from)), &span, false)
 }
 
 /// The same of steps that were found looking back: smaller ones, slower ones, and more of those that are noise. Those go down as often as up.
 pub fn judge_back(steps: &VecDeque<Step>, starts_h: &[f64], from_h: f64, now_h: f64, horizon_h: f64) -> StepLeak {
     let from = (now_h - horizon_h).max(from_h);
-    weigh((left_over(merged(steps, from)), 0.0), starts_h, from, now_h, horizon_h, true)
+    let span = Span { starts_h, from_h: from, now_h, horizon_h };
+    weigh((left_over(merged(steps, from)), 0.0), &span, true)
 }
 
-fn weigh(
-    (mut events, returned): (Vec<Step>, f64),
-    starts_h: &[f64],
-    from: f64,
-    now_h: f64,
-    horizon_h: f64,
-    looking_back: bool,
-) -> StepLeak {
-    let apart = take_apart(&mut events);
+fn weigh((mut events, returned): (Vec<Step>, f64), span: &Span<'_>, looking_back: bool) -> StepLeak {
+    let others = take_apart(&mut events);
     let n = events.len();
     let sum: f64 = events.iter().map(|e| e.1).sum();
     let with: Vec<f64> = events.iter().map(|e| e.1 * sum.signum()).filter(|s| *s > 0.0).collect();
     if with.len() < COUNT_MIN || sum == 0.0 {
-        return StepLeak { count: n, others: apart + sum, ..StepLeak::default() };
+        return StepLeak { count: n, others: others + sum, ..StepLeak::default() };
     }
     // A leak gives nothing back; what goes to and fro may be a load that comes and goes.
     let gone_up = with.iter().sum::<f64>() + returned;
     let to_and_fro = gone_up - sum.abs() > FELL_MAX * gone_up;
     let against = (n - with.len()) as f64;
-    let span = (now_h - from).max(1e-3);
-    let leak = ln_rate(with.len(), span, horizon_h) + ln_alike(&with, LEAK_SIZES) + against * AGAINST.0.ln();
+    let (long_h, horizon_h) = (span.long_h(), span.horizon_h);
+    let leak = ln_rate(with.len(), long_h, horizon_h) + ln_alike(&with, LEAK_SIZES) + against * AGAINST.0.ln();
     // What goes the other way has its price below, and is none of those.
     let ups: Vec<Step> = events.iter().copied().filter(|e| e.1 * sum > 0.0).collect();
-    let times = ln_not_going_on(&ups, starts_h, from, now_h, horizon_h);
-    let arenas = times + ln_odd(&with) + against * AGAINST.1.ln();
+    let arenas = ln_no_leak(&ups, span) + against * AGAINST.1.ln();
     let arenas = if looking_back {
         // What wanders goes up and down alike, at any time, by steps of any size.
         let alike = ln_alike(&with, LEAK_SIZES);
-        let wanders = ln_rate(with.len(), span, horizon_h) + alike - n as f64 * std::f64::consts::LN_2;
-        let dies = ln_dying(&ups, starts_h, from, now_h) + alike + against * AGAINST.1.ln();
+        let wanders = ln_rate(with.len(), long_h, horizon_h) + alike - n as f64 * std::f64::consts::LN_2;
+        let dies = ln_dying(&ups, span) + alike + against * AGAINST.1.ln();
         ln_weighed(ln_weighed(arenas, dies, DYING), wanders, WANDER)
     } else {
         arenas
     };
     let down = if looking_back { ODDS_DOWN_BACK } else { ODDS_DOWN };
     let odds = if sum > 0.0 { ODDS } else { down } * (leak - arenas).clamp(-50.0, 50.0).exp();
-    let scale = (horizon_h / span).max(1.0);
+    let scale = (horizon_h / long_h).max(1.0);
     let squares: f64 = events.iter().map(|e| e.1 * e.1).sum();
     let leak = StepLeak {
         probability: odds / (1.0 + odds),
         drift: sum * scale,
         sd: squares.sqrt() * (scale - 1.0).max(0.0),
         count: n,
-        others: apart,
+        others,
         to_and_fro,
     };
     StepLeak { probability: leak.probability.min(leak.most()), ..leak }
@@ -184,8 +158,8 @@ fn take_apart(events: &mut Vec<Step>) -> f64 {
     sums.iter().sum()
 }
 
-/// A step that the next one takes back, being of about the same size, is a level that comes and goes: neither is counted. Returns what is
-/// left, and what was taken back.
+/// A step that the next one takes back, being of about the same size, is a level that comes and goes: of both only the difference is counted,
+/// what a visit leaves behind. Returns what is left, and what was taken back.
 fn come_to_stay(events: Vec<Step>) -> (Vec<Step>, f64) {
     let mut left: Vec<Step> = Vec::with_capacity(events.len());
     let mut returned = 0.0;
@@ -193,12 +167,30 @@ fn come_to_stay(events: Vec<Step>) -> (Vec<Step>, f64) {
         match left.last() {
             Some((_, size)) if size * event.1 < 0.0 && (size + event.1).abs() < ALIKE * event.1.abs() => {
                 returned += size.abs();
+                let leaves = size + event.1;
                 left.pop();
+                if leaves.abs() > LEAVES_MIN {
+                    left.push((event.0, leaves));
+                }
             }
             _ => left.push(event),
         }
     }
     (left, returned)
+}
+
+/// What steps since some time (hours) have brought, tolerances, but for levels that came and went, and for one more such visit at the end, if two
+/// as large have gone again.
+pub fn brought(steps: &VecDeque<Step>, from_h: f64) -> f64 {
+    let (mut left, _) = come_to_stay(steps.iter().copied().filter(|s| s.0 >= from_h).collect());
+    if let Some((_, last)) = left.last().filter(|last| last.1 > 0.0) {
+        let gone =
+            |pair: (&Step, &Step)| pair.0.1 > VISITS_LIKE * last && (pair.0.1 + pair.1.1).abs() < ALIKE * pair.0.1;
+        if steps.iter().zip(steps.iter().skip(1)).filter(|pair| gone(*pair)).count() >= VISITS {
+            left.pop();
+        }
+    }
+    left.iter().map(|(_, size)| size).sum()
 }
 
 /// What is left where a step down takes back a step up: one that is as large, whenever it came (a level that comes and goes, noise), or part of
@@ -232,162 +224,6 @@ fn ln_rate(n: usize, span: f64, horizon_h: f64) -> f64 {
         n as f64 * rate.ln() - rate * span
     });
     ln_mean(terms)
-}
-
-/// Times of steps that become ever rarer as an incarnation grows older, however many.
-fn ln_dying(events: &[Step], starts_h: &[f64], from: f64, now_h: f64) -> f64 {
-    let mut starts: Vec<f64> = vec![from];
-    starts.extend(starts_h.iter().filter(|s| **s > from));
-    let ends = starts.iter().skip(1).copied().chain([now_h]);
-    let lives: Vec<f64> = starts.iter().zip(ends).map(|(start, end)| (end - start).max(0.0)).collect();
-    let age = |t: f64| t - starts.iter().rev().find(|s| **s <= t).unwrap_or(&from);
-    let terms = DYING_H.iter().flat_map(|knee| {
-        let whole: f64 = lives.iter().map(|life| (1.0 + life / knee).ln()).sum::<f64>().max(1e-3);
-        let at: f64 = events.iter().map(|e| -((age(e.0) + knee) * whole).ln()).sum();
-        LEAK_STEPS.iter().map(move |all| events.len() as f64 * all.ln() - all + at)
-    });
-    ln_mean(terms)
-}
-
-/// Sizes of steps that are alike: log-normal about an unknown size, with an unknown spread.
-fn ln_alike(sizes: &[f64], (low, high, count): (f64, f64, usize)) -> f64 {
-    let logs: Vec<f64> = sizes.iter().map(|s| s.max(1e-6).ln()).collect();
-    let n = logs.len() as f64;
-    let mean = logs.iter().sum::<f64>() / n;
-    let scatter: f64 = logs.iter().map(|l| (l - mean).powi(2)).sum();
-    let jacobian: f64 = logs.iter().sum();
-    let terms = LEAK_SPREADS.iter().flat_map(|spread| {
-        (0..count).map(move |i| {
-            let middle = low.ln() + (high / low).ln() * i as f64 / (count - 1) as f64;
-            let squares = scatter + n * (mean - middle).powi(2);
-            // A grid coarser than the spread would miss sizes between its points.
-            let wide = spread.hypot(0.5 * (high / low).ln() / (count - 1) as f64 / n.sqrt());
-            -0.5 * squares / (wide * wide) - n * (wide.ln() + 0.919)
-        })
-    });
-    ln_mean(terms) - jacobian
-}
-
-/// Sizes of what is no leak.
-fn ln_odd(sizes: &[f64]) -> f64 {
-    let usual = (1.0 - ARENA_ODD) / (ARENA_SIZES.1 - ARENA_SIZES.0);
-    let (low, high) = (0.02_f64, 20.0_f64);
-    let density = |s: f64| {
-        let odd = ARENA_ODD / (s.clamp(low, 50.0) * (high / low).ln());
-        if s >= ARENA_SIZES.0 && s <= ARENA_SIZES.1 { usual + odd } else { odd }
-    };
-    let apart: f64 = sizes.iter().map(|s| density(*s).ln()).sum();
-    let alike = ln_alike(sizes, (ARENA_SIZES.0, ARENA_SIZES.1, LEAK_SIZES.2));
-    let arenas = ln_weighed(apart, alike, ARENAS_ALIKE);
-    if sizes.windows(2).any(|pair| pair[1] >= pair[0]) {
-        return arenas;
-    }
-    // The first is of any size, each further one anything below the last.
-    let further: f64 = sizes.windows(2).map(|pair| -pair[0].ln()).sum();
-    let dwindling = further - (sizes[0] * (high / low).ln()).ln();
-    ln_weighed(arenas, dwindling, DWINDLING)
-}
-
-/// ln of the mean of two exponentials, of which the second has the weight `share`.
-fn ln_weighed(a: f64, b: f64, share: f64) -> f64 {
-    let top = a.max(b);
-    top + ((1.0 - share) * (a - top).exp() + share * (b - top).exp()).ln()
-}
-
-/// Times of arenas: in each incarnation some number of them, uniform until some time.
-fn ln_arenas(events: &[Step], starts_h: &[f64], from: f64, now_h: f64, horizon_h: f64) -> f64 {
-    let mut starts: Vec<f64> = starts_h.iter().copied().filter(|s| *s > from).collect();
-    starts.insert(0, from);
-    let mut total = 0.0;
-    for (i, start) in starts.iter().enumerate() {
-        let end = starts.get(i + 1).copied().unwrap_or(now_h);
-        let times: Vec<f64> = events.iter().map(|e| e.0 - start).filter(|t| *t >= 0.0 && *t < end - start).collect();
-        total += ln_arenas_of_one(&times, end - start, horizon_h);
-    }
-    total
-}
-
-/// Times of arenas, of edges of working days, or of arenas first and edges then.
-fn ln_not_going_on(events: &[Step], starts_h: &[f64], from: f64, now_h: f64, horizon_h: f64) -> f64 {
-    let span = (now_h - from).max(1e-3);
-    let terms = (0..=events.len()).map(|arenas| {
-        let (arenas, edges) = events.split_at(arenas);
-        let share = match (arenas.len(), edges.len()) {
-            (_, 0) => 1.0 - EDGES - BOTH,
-            (0, _) => EDGES,
-            _ => BOTH / (events.len() - 1) as f64,
-        };
-        let edges = if edges.is_empty() { 0.0 } else { ln_edges(edges, span, horizon_h) };
-        // Most ways to divide many steps leave more than edges may be: arenas, which cost more, are not asked then.
-        if edges == f64::NEG_INFINITY {
-            return edges;
-        }
-        share.ln() + ln_arenas(arenas, starts_h, from, now_h, horizon_h) + edges
-    });
-    ln_mean(terms) + (events.len() as f64 + 1.0).ln()
-}
-
-/// Times of edges: few, uniform over the horizon, and each one's steps within its length.
-fn ln_edges(events: &[Step], span: f64, horizon_h: f64) -> f64 {
-    let mut edges: Vec<Step> = Vec::new();
-    for event in events {
-        match edges.last_mut() {
-            Some(edge) if event.0 <= edge.0 + EDGE_H => edge.1 += event.1,
-            _ => edges.push(*event),
-        }
-    }
-    // One of them may be a second start.
-    let mut sizes: Vec<f64> = edges.iter().map(|e| e.1.abs()).collect();
-    sizes.sort_by(|a, b| b.total_cmp(a));
-    if sizes[0] > START_MOST || sizes.get(1).is_some_and(|size| *size > EDGE_MOST) {
-        return f64::NEG_INFINITY;
-    }
-    let edges = edges.len();
-    if edges > EDGES_MAX {
-        return f64::NEG_INFINITY;
-    }
-    let ahead = 1.0 - (span / horizon_h).min(1.0);
-    let terms = (edges..=EDGES_MAX).map(|all| {
-        let ways: f64 = (0..edges).map(|k| ((all - k) as f64).ln()).sum();
-        let left = if all == edges { 0.0 } else { (all - edges) as f64 * ahead.max(1e-12).ln() };
-        ways - edges as f64 * horizon_h.ln() + left
-    });
-    let grid = EDGES_MAX as f64;
-    (terms.map(f64::exp).sum::<f64>() / grid).max(1e-300).ln() - (events.len() - edges) as f64 * EDGE_H.ln()
-}
-
-fn ln_arenas_of_one(times: &[f64], span: f64, horizon_h: f64) -> f64 {
-    let n = times.len();
-    if n == 0 {
-        return 0.0;
-    }
-    let last = times.iter().copied().fold(0.0, f64::max);
-    let terms = ARENAS_UNTIL.iter().flat_map(|share| {
-        let until = share * horizon_h;
-        let ahead = 1.0 - (span / until).min(1.0);
-        (n..=ARENAS_MAX).map(move |all| {
-            if last > until {
-                return f64::NEG_INFINITY;
-            }
-            let ways: f64 = (0..n).map(|k| ((all - k) as f64).ln()).sum();
-            let left = if all == n { 0.0 } else { (all - n) as f64 * ahead.max(1e-12).ln() };
-            ways - n as f64 * until.ln() + left
-        })
-    });
-    // More than arenas make, or later: still not impossible, once in a million.
-    let rate = 6.0 / horizon_h;
-    let odd = n as f64 * rate.ln() - rate * span + (1e-6_f64).ln();
-    let grid = (ARENAS_UNTIL.len() * ARENAS_MAX) as f64;
-    let sum: f64 = terms.map(f64::exp).sum::<f64>() / grid;
-    (sum + odd.exp()).max(1e-300).ln()
-}
-
-/// ln of the mean of exponentials.
-fn ln_mean(terms: impl Iterator<Item = f64>) -> f64 {
-    let terms: Vec<f64> = terms.collect();
-    let top = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = terms.iter().map(|t| (t - top).exp()).sum();
-    top + (sum / terms.len() as f64).ln()
 }
 
 #[cfg(test)]
@@ -443,6 +279,50 @@ mod tests {
         let arenas = [(4.1, 0.3), (4.7, 0.3), (5.5, 0.3), (7.2, 0.3)];
         assert!(probability(&arenas, 8.0) < 0.9, "{}", probability(&arenas, 8.0));
         assert!(probability(&arenas, 30.0) < 0.1, "{}", probability(&arenas, 30.0));
+    }
+
+    #[test]
+    fn a_few_large_blocks_are_no_leak_yet_and_what_goes_on_with_them_is() {
+        let blocks = [(2.6, 3.2), (3.5, 2.1), (11.8, 3.2)];
+        assert!(probability(&blocks, 12.5) < 0.9, "{}", probability(&blocks, 12.5));
+        let goes_on = |until_h: f64| {
+            let steps: Vec<Step> = (1..12).map(|k| (4.0 * f64::from(k), 2.0)).filter(|s| s.0 < until_h).collect();
+            probability(&steps, until_h)
+        };
+        assert!(goes_on(13.0) < 0.9 && goes_on(32.0) > 0.98, "{} {}", goes_on(13.0), goes_on(32.0));
+    }
+
+    fn across(steps: &[Step], starts_h: &[f64], now_h: f64) -> f64 {
+        judge(&steps.iter().copied().collect(), starts_h, 0.0, now_h, 48.0).probability
+    }
+
+    #[test]
+    fn what_each_incarnation_does_again_is_a_start_unless_it_goes_on_until_it_dies() {
+        let again =
+            [(1.2, 1.9), (5.1, 3.1), (13.3, 1.9), (17.2, 3.0), (25.2, 1.9), (29.0, 3.1), (37.2, 1.9), (41.1, 3.1)];
+        assert!(across(&again, &[12.0, 24.0, 36.0], 47.0) < 0.1, "{}", across(&again, &[12.0, 24.0, 36.0], 47.0));
+        let on: Vec<Step> =
+            (0..3).flat_map(|life| [4.0, 8.0, 12.0].map(|age| (16.0 * f64::from(life) + age, 2.0))).collect();
+        assert!(across(&on[..4], &[16.0], 21.0) > 0.98, "{}", across(&on[..4], &[16.0], 21.0));
+        assert!(across(&on, &[16.0, 32.0], 47.0) > 0.98, "{}", across(&on, &[16.0, 32.0], 47.0));
+    }
+
+    #[test]
+    fn a_visit_leaves_what_it_does_not_take_along_and_one_more_is_no_gain() {
+        let visits = |each: f64, last: bool| {
+            let visit = |k: u32| [(6.0 * f64::from(k), 40.0), (6.0 * f64::from(k) + 1.0, each - 40.0)];
+            let mut steps: VecDeque<Step> = (1..7).flat_map(visit).collect();
+            if last {
+                steps.push_back((47.0, 40.0));
+            }
+            steps
+        };
+        assert!((brought(&visits(0.0, true), 12.0)).abs() < 1e-9);
+        assert!((brought(&visits(0.4, true), 12.0) - 2.0).abs() < 1e-9, "{}", brought(&visits(0.4, true), 12.0));
+        // To and fro as it goes, it never rings by itself, but is part of the interval.
+        let leak = judge(&visits(0.4, false), &[], 0.0, 44.0, 48.0);
+        assert!(leak.probability > 0.2 && (leak.drift - 2.6).abs() < 0.3, "{leak:?}");
+        assert!(judge(&visits(0.0, false), &[], 0.0, 44.0, 48.0).probability < 0.01);
     }
 
     #[test]

@@ -19,6 +19,8 @@ const STEPS: usize = 256;
 const STARTS: usize = 256;
 /// Blocks from which the later half of a run is looked at by itself.
 const LATER_BLOCKS: u64 = 60;
+/// Troughs of a slow saw-tooth from which they are looked at by themselves.
+const FLOORS_MIN: usize = 10;
 /// By which share of the horizon a run has settled: its starts are over, its arenas made.
 const SETTLED: f64 = 0.25;
 /// From which share of the horizon on what comes after that is judged by itself.
@@ -34,6 +36,10 @@ const DECIDED: f64 = 0.8;
 const RISEN: f64 = 0.5;
 /// What goes down in an incarnation's steps by more than this, tolerances, takes back what creeps up, looking back.
 const TAKEN_BACK: f64 = 0.5;
+/// ... and so do so many falls that together come to half of it.
+const FALLS_MIN: usize = 5;
+/// A leak in shifts must come to so much over the horizon, tolerances.
+const SHIFTS_MIN: f64 = 0.8;
 /// Looking back may explain a block worse by this much (natural logarithm).
 const WORSE: f64 = 0.3;
 /// The end of the horizon has come, as a share of it, ...
@@ -80,6 +86,9 @@ pub struct Track {
     judged_blocks: u64,
     judged_h: f64,
     later: OnceLock<Option<Posterior>>,
+    /// The troughs of a slow saw-tooth, when last judged, and what they say.
+    floors: Option<Vec<Block>>,
+    on_floors: OnceLock<Option<Posterior>>,
     beside: OnceLock<Option<Vec<Part>>>,
     /// The run without its first quarter of a horizon, weighed by itself under fewer kinds of noise: what started, warmed up and made its
     /// arenas in those hours misleads it no more. There from the beginning, or its memory would look like growth.
@@ -115,6 +124,8 @@ impl Track {
             judged_blocks: 0,
             judged_h: 0.0,
             later: OnceLock::new(),
+            floors: None,
+            on_floors: OnceLock::new(),
             beside: OnceLock::new(),
             settled: None,
             back: OnceLock::new(),
@@ -161,6 +172,9 @@ impl Track {
         self.judged_blocks = self.regression.blocks;
         self.posterior = posterior::weigh(&mut self.regression, self.horizon_h);
         self.later = OnceLock::new();
+        let enough = |floors: &Vec<Block>| floors.len() >= FLOORS_MIN && self.kept.spans(floors);
+        self.floors = self.kept.floors().filter(enough);
+        self.on_floors = OnceLock::new();
         self.beside = OnceLock::new();
         self.back = OnceLock::new();
         if let Some(settled) = &mut self.settled {
@@ -189,7 +203,7 @@ impl Track {
         }
         let Some(claim) = self.claim() else { return Shown::Stepped };
         // What falls in steps is no part of what rises between them: a kernel that takes back what it let grow.
-        if self.looks_back && claim.drift > 0.0 && self.stepped < -TAKEN_BACK {
+        if self.looks_back && claim.drift > 0.0 && (self.stepped < -TAKEN_BACK || self.is_taken_back(&claim)) {
             return Shown::No;
         }
         // What comes after the start is asked again.
@@ -202,8 +216,17 @@ impl Track {
         if again || self.looks_back {
             return Shown::No;
         }
-        let in_shifts = self.kept.in_shifts(&claim, self.horizon_h);
+        // ... and must themselves add up to what rings.
+        let enough =
+            |claim: &Claim| self.kept.claimed(claim).abs() * (self.horizon_h / self.regression.now_h) > SHIFTS_MIN;
+        let in_shifts = self.kept.in_shifts(&claim, self.horizon_h).filter(enough);
         in_shifts.map_or(Shown::No, |claim| self.kept.shows(&claim, self.horizon_h, self.at_the_end(), alone, false))
+    }
+
+    /// Whether falls, again and again, take back most of what is claimed: a cache of pages, or a collector, whose teeth are small.
+    fn is_taken_back(&self, claim: &Claim) -> bool {
+        let falls = || self.steps.iter().map(|(_, size)| *size).filter(|size| *size < 0.0);
+        falls().count() >= FALLS_MIN && -falls().sum::<f64>() > 0.5 * self.kept.claimed(claim)
     }
 
     /// The same run with its steps found anew, looking back, where they could decide: they are a leak, or the horizon is about to end.
@@ -270,12 +293,13 @@ impl Track {
         sum * self.horizon_h / half_h.max(f64::MIN_POSITIVE)
     }
 
-    /// What the steps since the run has settled sum to, tolerances; of a fall, what is left of it beside the rise that it may take back, which may
-    /// have come before, in the same incarnation.
-    pub fn stepped_since_settled(&self) -> f64 {
-        let since = |from_h: f64| self.steps.iter().filter(|s| s.0 >= from_h).map(|(_, size)| size).sum::<f64>();
-        let (late, all) = (since(SETTLED * self.horizon_h), since(self.starts_h.last().copied().unwrap_or(0.0)));
-        if late < 0.0 && all.abs() < -late { all } else { late }
+    /// Whether steps since the run has settled have brought it where it had not been before, by the whole tolerance. Of a fall what is left counts beside
+    /// the rise that it may take back, which may have come before, in the same incarnation.
+    pub fn stepped_beyond(&self) -> bool {
+        let late = steps::brought(&self.steps, SETTLED * self.horizon_h);
+        let all = steps::brought(&self.steps, self.starts_h.last().copied().unwrap_or(0.0));
+        let stepped = if late < 0.0 && all.abs() < -late { all } else { late };
+        stepped.abs() >= 1.0 && !(stepped > 0.0 && self.kept.has_been_here())
     }
 
     /// What was gained, end against beginning, but for the start and for steps that are no leak; see [`Kept::gained`].
@@ -319,6 +343,23 @@ impl Track {
             r.push(&Block { t_h: b.t_h - since_h, from_h: b.from_h - since_h, to_h: b.to_h - since_h, ..b });
         }
         Some(posterior::weigh(&mut r, self.horizon_h)).filter(|p| !p.flat.is_empty())
+    }
+
+    /// What the troughs of a slow saw-tooth say, where it is one and they tell of most of the run: the blocks themselves go up and down by more than
+    /// they tell. Of the time of the last judgement; worked out if anyone asks.
+    pub fn on_floors(&self) -> Option<&Posterior> {
+        let weigh = || {
+            let floors = self.floors.as_ref()?;
+            let mut r = Regression::since(floors[0].from_h, self.horizon_h, bank::few_noises());
+            for (i, b) in floors.iter().enumerate() {
+                if i > 0 && floors[i - 1].segment != b.segment {
+                    r.restart(b.from_h);
+                }
+                r.push(b);
+            }
+            Some(posterior::weigh(&mut r, self.horizon_h)).filter(|p| !p.flat.is_empty())
+        };
+        self.on_floors.get_or_init(weigh).as_ref()
     }
 
     /// What the likeliest leak claims.

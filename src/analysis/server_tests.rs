@@ -1,0 +1,74 @@
+//! What servers of models do, by the gigabyte: blocks that an allocator takes once for all, deploys, models that come and go, slow saw-tooths.
+
+use super::tests::{START_UNIX_S, series};
+use super::{Detector, Params, batch};
+use crate::model::finding::Verdict;
+use crate::model::series::Point;
+
+/// Two days of incarnations that begin at these hours: MB as a function of hours since and of the incarnation, a minute apart.
+fn incarnations(starts_h: &[f64], megabytes: impl Fn(f64, usize) -> f64) -> Vec<Point> {
+    let of = |h: f64| starts_h.iter().rposition(|start| *start <= h).expect("the first is 0");
+    let mut points = series(48.0, 60.0, |h| megabytes(h - starts_h[of(h)], of(h)));
+    points.iter_mut().for_each(|point| point.segment = of((point.unix_s - START_UNIX_S) / 3600.0) as u32);
+    points
+}
+
+#[test]
+fn a_server_that_takes_in_the_same_blocks_after_each_deploy_is_within() {
+    let blocks = [(0.8, 160.0), (1.6, 105.0), (3.1, 420.0)];
+    let held = |h: f64, _| 36e3 + blocks.iter().filter(|(at, _)| h >= *at).map(|(_, size)| size).sum::<f64>();
+    let f = batch(&incarnations(&[0.0, 12.8, 28.0], held), Params::default());
+    assert!(!f.alarmed && f.verdict == Verdict::Within, "{f:?}");
+    // Blocks that are taken until it dies are a leak.
+    let f = batch(&incarnations(&[0.0, 16.0, 32.0], |h, _| 36e3 + 100.0 * (h / 4.0).floor()), Params::default());
+    assert!(f.alarmed && f.verdict == Verdict::Outside, "{f:?}");
+}
+
+#[test]
+fn models_that_come_and_go_are_within_even_if_one_is_there_in_the_end() {
+    let visits = |left: f64| {
+        move |h: f64| {
+            900.0 + if (h / 3.7 + 0.3).fract() < 0.35 { 5300.0 } else { 0.0 } + left * (h / 3.7 + 0.95).floor()
+        }
+    };
+    assert!(visits(0.0)(47.99) > 6000.0, "one is there in the end");
+    let f = batch(&series(48.0, 60.0, visits(0.0)), Params::default());
+    assert!(!f.alarmed && f.verdict == Verdict::Within, "{f:?}");
+    // Each leaves 15 MB: whatever that is called, it is not within.
+    let f = batch(&series(48.0, 60.0, visits(15.0)), Params::default());
+    assert!(f.verdict != Verdict::Within, "{f:?}");
+}
+
+#[test]
+fn a_slow_saw_tooth_is_told_by_its_troughs() {
+    let tooth = |h: f64| 70.0 * (h / 2.4 + 0.05 * (h * 1.3).sin()).fract();
+    let pages = |rate: f64| move |h: f64, of: usize| 3300.0 + tooth(h + 7.0 * of as f64) + rate * h;
+    let clean = batch(&incarnations(&[0.0, 7.2, 20.5], pages(0.0)), Params::default());
+    assert!(!clean.alarmed && clean.verdict == Verdict::Within, "{clean:?}");
+    let leak = batch(&incarnations(&[0.0, 7.2, 20.5], pages(4.0)), Params::default());
+    let [lo, hi] = leak.drift_ci95_bytes.map(|bytes| bytes / 1e6);
+    assert!(leak.verdict != Verdict::Within && lo < 192.0 && hi > 192.0 && hi - lo < 150.0, "{leak:?}");
+    // A step that no tooth is as large as is none of them.
+    let falls = |h: f64| 3300.0 + tooth(h) - if h > 26.1 { 400.0 } else { 0.0 };
+    let f = batch(&series(48.0, 60.0, falls), Params::default());
+    assert!(f.drift_bytes.abs() < 50e6, "{f:?}");
+}
+
+#[test]
+fn what_comes_after_a_start_of_no_shape_is_told_by_itself() {
+    // Four gigabytes in four hours, by fits and starts, and 14 MB in two days beside them.
+    let filled = |h: f64| 4000.0 * (h.min(4.0) / 4.0) + 400.0 * (1.3 * h.min(4.0)).sin().abs();
+    let f = batch(&series(48.0, 60.0, |h| 6000.0 + filled(h) + 14.0 * h / 48.0), Params::default());
+    let [lo, hi] = f.drift_ci95_bytes.map(|bytes| bytes / 1e6);
+    assert!(f.verdict == Verdict::Within && lo < 14.0 && hi > 14.0, "{f:?}");
+}
+
+#[test]
+fn what_went_down_steeply_does_not_jump_up_where_it_goes_down_no_more() {
+    // A peak while it loads, given back within minutes.
+    let peak = |h: f64| 750.0 * (h / 0.6).min(1.0) - 350.0 * ((h - 0.7) / 0.3).clamp(0.0, 1.0);
+    let mut detector = Detector::new(Params::default());
+    series(12.0, 30.0, |h| 20e3 + peak(h)).into_iter().for_each(|point| detector.push(point));
+    let jumps: f64 = detector.fine.steps.iter().map(|(_, size)| size.max(0.0)).sum();
+    assert!(jumps < 2.0, "{:?}", detector.fine.steps);
+}
