@@ -219,14 +219,15 @@ fn shape(d: &Detector, (drift, [lo, hi]): Estimate, steps: &StepLeak, by_sum: bo
     let stepped =
         d.fine.steps.iter().map(|s| s.1).sum::<f64>().abs().max(if steps.count > 0 { SHAPELESS } else { 0.0 });
     let largest = significant.max(warm).max(stepped);
+    let slow = floors(d, steps).is_some();
     if largest <= SHAPELESS {
-        return if d.sawtooth.period_h.is_some() { Shape::Sawtooth } else { Shape::None };
+        return if slow || d.sawtooth.period_h.is_some() { Shape::Sawtooth } else { Shape::None };
     }
     if warm >= largest {
         Shape::Saturating
     } else if stepped >= largest {
         // What is left of a saw-tooth's falls is no step.
-        let left_over = d.sawtooth.period_h.is_some() && stepped < STEP_BESIDE_SAW;
+        let left_over = slow || d.sawtooth.period_h.is_some() && stepped < STEP_BESIDE_SAW;
         if left_over { Shape::Sawtooth } else { Shape::Step }
     } else {
         of_leak()

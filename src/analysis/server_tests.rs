@@ -2,7 +2,7 @@
 
 use super::tests::{START_UNIX_S, series};
 use super::{Detector, Params, batch};
-use crate::model::finding::Verdict;
+use crate::model::finding::{Shape, Verdict};
 use crate::model::series::Point;
 
 /// Two days of incarnations that begin at these hours: MB as a function of hours since and of the incarnation, a minute apart.
@@ -44,7 +44,8 @@ fn a_slow_saw_tooth_is_told_by_its_troughs() {
     let tooth = |h: f64| 70.0 * (h / 2.4 + 0.05 * (h * 1.3).sin()).fract();
     let pages = |rate: f64| move |h: f64, of: usize| 3300.0 + tooth(h + 7.0 * of as f64) + rate * h;
     let clean = batch(&incarnations(&[0.0, 7.2, 20.5], pages(0.0)), Params::default());
-    assert!(!clean.alarmed && clean.verdict == Verdict::Within, "{clean:?}");
+    assert!(!clean.alarmed, "{clean:?}");
+    assert_eq!((clean.verdict, clean.shape), (Verdict::Within, Shape::Sawtooth), "{clean:?}");
     let leak = batch(&incarnations(&[0.0, 7.2, 20.5], pages(4.0)), Params::default());
     let [lo, hi] = leak.drift_ci95_bytes.map(|bytes| bytes / 1e6);
     assert!(leak.verdict != Verdict::Within && lo < 192.0 && hi > 192.0 && hi - lo < 150.0, "{leak:?}");
