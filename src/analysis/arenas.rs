@@ -59,18 +59,18 @@ pub const START_MOST: f64 = 6.5;
 const ARENA_SIZES: (f64, f64) = (0.1, 1.4);
 /// ... and the share of those that are of any size from 1 MB to 1 GB.
 const ARENA_ODD: f64 = 0.1;
+/// Any size, tolerances.
 const ANY: (f64, f64) = (0.02, 20.0);
 /// Of arenas, the share that are alike in size, as an allocator's are that come from the same settings: then the sizes say nothing.
 const ARENAS_ALIKE: f64 = 0.02;
-/// Of what steps and is no leak, the share of what a caching allocator takes in blocks, and of adapters, and how large these are, tolerances
-/// (20 to 600 MB); the share of these that are alike; by
-/// which share of the horizon all of them are there.
+/// Of what steps and is no leak, the share of what a caching allocator takes in blocks, and of adapters; how large these are, tolerances (20 to
+/// 600 MB), how often they are alike, and by which share of the horizon all of them are there.
 const LARGE: f64 = 0.1;
 const LARGE_SIZES: (f64, f64) = (0.4, 12.0);
 const LARGE_ALIKE: f64 = 0.3;
 const LARGE_UNTIL: [f64; 4] = [0.04, 0.12, 0.25, 0.5];
-/// Of programs that step and start again, the share whose incarnations repeat one another: in which part of an
-/// incarnation all of them are, how likely a step comes again, within how many hours or which share of its age, and how much its size may differ.
+/// Of programs that step and start again, the share whose incarnations repeat one another; in which part of an incarnation all its steps are, how
+/// likely each comes again, within how many hours or which share of its age, and how much its size may differ.
 const REPEATING: f64 = 0.3;
 const START_SHARE: f64 = 0.6;
 const AGAIN: f64 = 0.85;

@@ -23,12 +23,7 @@ const TOOTH_MAX_H: f64 = 6.5;
 /// The troughs of a run's blocks, if they go up slowly and fall quickly, again and again, to its end; `stepped` is what the steps of each one's
 /// incarnation have added. Steps that no tooth is as large as are taken out: what a tooth falls by may be named a step, too.
 pub fn troughs(blocks: &[Block], stepped: &[f64]) -> Option<Vec<Block>> {
-    let falls = |blocks: &[Block]| teeth(blocks, SWING_MIN).iter().map(Tooth::fall).collect::<Vec<f64>>();
-    let mut sizes = falls(blocks);
-    if sizes.len() < FALLS_MIN {
-        return None;
-    }
-    let most = STEP * quantile(&mut sizes, 0.5);
+    let most = STEP * usual_fall(blocks, 0.5)?;
     let mut out: Vec<Block> = Vec::with_capacity(blocks.len());
     let mut added = 0.0;
     for (i, b) in blocks.iter().enumerate() {
@@ -41,12 +36,7 @@ pub fn troughs(blocks: &[Block], stepped: &[f64]) -> Option<Vec<Block>> {
 }
 
 fn troughs_of(blocks: &[Block]) -> Option<Vec<Block>> {
-    let mut sizes: Vec<f64> = teeth(blocks, SWING_MIN).iter().map(Tooth::fall).collect();
-    if sizes.len() < FALLS_MIN {
-        return None;
-    }
-    let usual = quantile(&mut sizes, 0.75);
-    let teeth = teeth(blocks, (SWING * usual).max(SWING_MIN));
+    let teeth = teeth(blocks, (SWING * usual_fall(blocks, 0.75)?).max(SWING_MIN));
     let slow = teeth.iter().filter(|tooth| tooth.is_tooth()).count();
     if teeth.len() < FALLS_MIN || (slow as f64) < SLOW_SHARE * teeth.len() as f64 {
         return None;
@@ -62,6 +52,12 @@ fn troughs_of(blocks: &[Block]) -> Option<Vec<Block>> {
     let longest = quantile(&mut lengths, 0.9);
     let since = blocks.last()?.t_h - teeth.last()?.low.t_h;
     (longest < TOOTH_MAX_H && since < 2.0 * longest.max(1.0)).then(|| teeth.iter().map(|tooth| tooth.low).collect())
+}
+
+/// Such a quantile of what it falls by, tolerances, if it falls often enough.
+fn usual_fall(blocks: &[Block], share: f64) -> Option<f64> {
+    let mut sizes: Vec<f64> = teeth(blocks, SWING_MIN).iter().map(Tooth::fall).collect();
+    (sizes.len() >= FALLS_MIN).then(|| quantile(&mut sizes, share))
 }
 
 /// A rise and the fall after it.
