@@ -3,12 +3,12 @@
 //! When the alarm rings is decided in `mod.rs`; here it is only taken into account.
 
 use super::bank::{self, FILL_H, WARM, WARM_EXP, pair, warm_tau_h};
-use super::growth::Gained;
+use super::kept::Gained;
 use super::mixture::{self, Part, Posterior};
 use super::posterior::{Hypothesis, Leak};
 use super::regression::Regression;
 use super::steps::StepLeak;
-use super::{Detector, Params, beyond};
+use super::{Detector, Params};
 use crate::model::finding::{Finding, Shape, Verdict};
 
 /// Blocks that a slope, a level and their error need at least.
@@ -23,6 +23,9 @@ const DETECTABLE: f64 = 3.97;
 const EXPECTED_DETECTABLE: f64 = 0.12;
 /// Growth smaller than this (2 MB in tolerances) has no shape.
 const SHAPELESS: f64 = 0.04;
+
+/// Once it has rung, steps that are a leak with this probability are one.
+const DECIDED: f64 = 0.8;
 
 /// Beside a saw-tooth, steps that sum to less than this (20 MB in tolerances) are its own leavings.
 const STEP_BESIDE_SAW: f64 = 0.4;
@@ -84,18 +87,19 @@ pub fn finding(d: &Detector) -> Finding {
 /// does, there are two accounts: the drift is what grows beside the rival, and the interval spans both.
 fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
     let by_sum = steps.probability > 0.5;
+    let decided = d.first_alarm_unix_s.is_some();
     let plain = &d.judged().posterior.flat;
     if plain.is_empty() {
         return ((0.0, [-UNKNOWN, UNKNOWN]), false);
     }
     if let Some(floors) = floors(d, steps) {
-        return (widely(with_steps(&floors.flat, steps)), false);
+        return (widely(with_steps(&floors.flat, steps, decided)), false);
     }
-    let (mean, [lo, hi]) = widely(with_steps(plain, steps));
+    let (mean, [lo, hi]) = widely(with_steps(plain, steps, decided));
     let doubtful = d.first_alarm_unix_s.is_none() && (lo > 0.0 || hi < 0.0);
     match doubtful.then(|| d.judged().beside_a_rival()).flatten() {
         Some(drift) => {
-            let (mean, [least, most]) = widely(with_steps(drift, steps));
+            let (mean, [least, most]) = widely(with_steps(drift, steps, decided));
             ((mean, [least.min(lo), most.max(hi)]), by_sum)
         }
         None if by_sum => (by_gained(d, (mean, [lo, hi])), by_sum),
@@ -105,7 +109,7 @@ fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
 
 /// What a slow saw-tooth gives back again and again is none of a drift: its troughs tell more than all that lies between them.
 fn floors<'a>(d: &'a Detector, steps: &StepLeak) -> Option<&'a Posterior> {
-    d.judged().on_floors().filter(|_| steps.probability <= 0.5)
+    d.judged().on_floors().map(|track| &track.posterior).filter(|_| steps.probability <= 0.5)
 }
 
 /// Where the steps are a leak, the drift is what was gained, end against beginning, if the start was a small part of it: what rises before a step
@@ -141,16 +145,17 @@ fn gained(d: &Detector) -> Option<Gained> {
 }
 
 /// What grows smoothly, and with the probability that the steps are a leak, what they add.
-fn with_steps(smooth: &[Part], steps: &StepLeak) -> Estimate {
-    let parts = if steps.probability > 1e-3 {
+fn with_steps(smooth: &[Part], steps: &StepLeak, decided: bool) -> Estimate {
+    let probability = if decided && steps.probability > DECIDED { 1.0 } else { steps.probability };
+    let parts = if probability > 1e-3 {
         // What has not been counted as a step, and counted as one that was none, errs by a step or so.
         let sd = steps.sd.hypot(STEP_ERROR * steps.drift.abs() / (steps.count.max(1) as f64).sqrt());
         let with = smooth.iter().map(|p| Part {
-            weight: p.weight * steps.probability,
+            weight: p.weight * probability,
             mean: p.mean + steps.drift,
             sd: p.sd.hypot(sd),
         });
-        let without = smooth.iter().map(|p| Part { weight: p.weight * (1.0 - steps.probability), ..*p });
+        let without = smooth.iter().map(|p| Part { weight: p.weight * (1.0 - probability), ..*p });
         with.chain(without).collect()
     } else {
         smooth.to_vec()
@@ -177,15 +182,13 @@ fn widened(half: f64, drift: f64) -> f64 {
     (1.5 * half).hypot(0.015).hypot(0.09 * drift)
 }
 
-/// Outside: it rang, and the drift has not since turned out to be less likely outside than not: by the posterior that rang, or by
-/// the estimate, or by what was gained. Within: the whole interval lies inside.
+/// Outside: it rang, the drift lies beyond the tolerance, none is not in its interval, and it was not all given back since.
+/// Within: the whole interval lies inside.
 fn verdict(d: &Detector, estimate: Estimate, steps: &StepLeak) -> Verdict {
-    let still = || [1.0, -1.0].iter().any(|side| beyond(d.judged(), steps, *side) > 0.5);
-    // What has stopped since was gained, too: a cache that is full.
-    let goes_on =
-        || d.fine.stepped_later().abs() >= 1.0 || d.fine.later().is_none_or(|p| p.interval(0.025).0.abs() > 1.0);
-    let far = || gained(d).is_some_and(|gained| gained.drift.abs() > 1.0) && goes_on();
-    if d.first_alarm_unix_s.is_some() && !inside(estimate) && (estimate.0.abs() > 1.0 || still() || far()) {
+    let (drift, [lo, hi]) = estimate;
+    let drifts = drift.abs() > 1.0 && (lo > 0.0 || hi < 0.0);
+    let given_back = || drift > 0.0 && steps.probability < 0.5 && d.fine.kept.refills();
+    if d.first_alarm_unix_s.is_some() && drifts && !given_back() {
         return Verdict::Outside;
     }
     let long_enough = d.fine.regression.blocks >= 3 * BLOCKS_MIN;

@@ -21,16 +21,18 @@ const STEP: f64 = 2.0;
 const TOOTH_MAX_H: f64 = 6.5;
 
 /// The troughs of a run's blocks, if they go up slowly and fall quickly, again and again, to its end; `stepped` is what the steps of each one's
-/// incarnation have added. Steps that no tooth is as large as are taken out: what a tooth falls by may be named a step, too.
+/// incarnation have added. What follows a step that no tooth is as large as counts as another incarnation: what a tooth falls by may be named a step,
+/// too, or part of one, so that its size says little.
 pub fn troughs(blocks: &[Block], stepped: &[f64]) -> Option<Vec<Block>> {
     let most = STEP * usual_fall(blocks, 0.5)?;
     let mut out: Vec<Block> = Vec::with_capacity(blocks.len());
-    let mut added = 0.0;
+    let mut segment = 0;
     for (i, b) in blocks.iter().enumerate() {
-        let same = i > 0 && blocks[i - 1].segment == b.segment;
-        let step = if same { stepped[i] - stepped[i - 1] } else { 0.0 };
-        added = if same { added } else { 0.0 } + if step.abs() > most { step } else { 0.0 };
-        out.push(Block { y: b.y - added, ..*b });
+        let same = |before: usize| blocks[before].segment == b.segment && (stepped[i] - stepped[before]).abs() <= most;
+        if i > 0 && !same(i - 1) {
+            segment += 1;
+        }
+        out.push(Block { segment, ..*b });
     }
     troughs_of(&out)
 }

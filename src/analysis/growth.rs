@@ -6,15 +6,14 @@
 //! and over its later part alone. A warm-up that bends more slowly than any on the grid, a cache that is full, a day's edge that
 //! lies behind: all of them claim more than their recent past holds.
 
-use super::bank::{Noise, WARM, eliminate, pair, touched_room, warm_shape};
+use super::bank::{Noise, WARM, eliminate, pair, warm_shape};
 use super::bends::straighter;
 use super::blocks::Block;
-use super::floors;
+use super::kept::{EVENING, Kept, segments};
 use super::load::Work;
 use super::regression::Regression;
 use super::rivals::{self, Weighing};
 use super::shifts::{self, Shift};
-use super::ticks::quantile;
 
 /// What is claimed.
 #[derive(Debug, Clone, Copy)]
@@ -71,8 +70,6 @@ pub enum Shown {
     Steep,
 }
 
-/// Blocks kept for this purpose.
-const KEPT: usize = 640;
 /// Share of the claimed growth that the series must show ...
 const SHOWN: f64 = 0.4;
 /// ... at the end of the horizon ...
@@ -123,9 +120,8 @@ const CLEAR_H: f64 = 3.3;
 const CLEAR_RATE: f64 = 1.2;
 /// For so long what is said to shrink must lie below where it began, hours.
 const FALLEN_H: f64 = 12.0;
-/// ... and, as long as an evening and a night may last, by more than what they take of a busy day, tolerances (90 MB).
+/// ... and, as long as an evening and a night may last, by more than what they take of a busy day.
 const NIGHT_H: f64 = 16.0;
-const EVENING: f64 = 1.8;
 /// Of what incarnations are said to have lost, their falls from the highest of each must show such a share.
 const FALLEN_BETWEEN: f64 = 0.3;
 /// Within so many hours ...
@@ -137,85 +133,11 @@ const AFTER_RESTART_H: f64 = 6.0;
 /// A day and a half: what a day cycle needs to be told from growth.
 const DAY_KNOWN_H: f64 = 36.0;
 
-/// How long a visit to another level is at most, hours.
-const VISIT_H: f64 = 0.7;
-
 /// What is claimed of the troughs of a slow saw-tooth must be so much at least to be asked of them, tolerances (25 MB).
 const FLOORS_SAID: f64 = 0.5;
 const FLOORS_MIN: usize = 4;
-/// They tell of the run if they span so much of it.
-const SPANS: f64 = 0.7;
-/// Within so much, tolerances (25 MB), two incarnations hold the same.
-const AS_BEFORE: f64 = 0.5;
-
-/// How long beginning and end of a run are, hours.
-const NEAR_H: f64 = 0.5;
-
-/// The blocks of the run, thinned to a bounded number: the older, the thinner.
-#[derive(Debug, Clone)]
-pub struct Kept {
-    blocks: Vec<Block>,
-    /// What the steps of the block's segment have added by then, tolerances.
-    stepped: Vec<f64>,
-}
-
-impl Default for Kept {
-    /// Nothing kept yet, in all the room that it will ever take.
-    fn default() -> Kept {
-        Kept { blocks: touched_room(Block::default(), KEPT), stepped: touched_room(0.0, KEPT) }
-    }
-}
 
 impl Kept {
-    /// Takes a block and what the steps of its segment sum to.
-    pub fn push(&mut self, block: Block, stepped: f64) {
-        if self.blocks.len() == KEPT {
-            let half = KEPT / 2;
-            let mut at = 0;
-            self.blocks.retain(|_| (at >= half || at % 2 == 0, at += 1).0);
-            at = 0;
-            self.stepped.retain(|_| (at >= half || at % 2 == 0, at += 1).0);
-        }
-        self.blocks.push(block);
-        self.stepped.push(stepped);
-    }
-
-    /// The blocks but those of a level that came and went within the hour: too short for a line of its own.
-    pub fn without_visits(&self) -> Vec<Block> {
-        let mut out = Vec::with_capacity(self.blocks.len());
-        for run in segments(&self.blocks) {
-            let same = |i: usize, j: usize| (self.stepped[i] - self.stepped[j]).abs() < 1e-9;
-            let mut i = run.start;
-            while i < run.end {
-                let until = (i..run.end).find(|j| !same(*j, i)).unwrap_or(run.end);
-                let visit = i > run.start && until < run.end && same(i - 1, until);
-                if !visit || self.blocks[until - 1].to_h - self.blocks[i].from_h > VISIT_H {
-                    out.extend_from_slice(&self.blocks[i..until]);
-                }
-                i = until;
-            }
-        }
-        out
-    }
-
-    /// How far the incarnations end above where they began, together, tolerances; of a slow saw-tooth, their troughs.
-    pub fn risen(&self) -> f64 {
-        let risen = |blocks: &[Block]| {
-            let ends = |run: std::ops::Range<usize>| blocks[run.end - 1].y - blocks[run.start].y;
-            segments(blocks).into_iter().map(ends).sum()
-        };
-        risen(self.floors().filter(|floors| self.spans(floors)).as_ref().unwrap_or(&self.blocks))
-    }
-
-    /// Whether an earlier incarnation ended on the level of the end: then this one has only grown to what the last one was.
-    pub fn has_been_here(&self) -> bool {
-        let runs = segments(&self.blocks);
-        let ended = |run: &std::ops::Range<usize>| level(self.blocks[run.clone()].iter().rev().take(LEVEL_MIN));
-        let Some((now, before)) = runs.split_last() else { return false };
-        let Some((_, end)) = ended(now) else { return false };
-        before.iter().filter_map(ended).any(|(_, level)| (level - end).abs() < AS_BEFORE)
-    }
-
     /// Shares of the claimed growth that the series shows: `None` where there is too little to tell.
     pub fn shares(&self, claim: &Claim) -> Option<Shares> {
         let rows = self.rows(claim, &|b: &Block| grown(claim, b));
@@ -234,17 +156,6 @@ impl Kept {
     pub fn has_fallen(&self, claim: &Claim) -> bool {
         let (Some(first), Some(last)) = (self.blocks.first(), self.blocks.last()) else { return false };
         claim.rate > 0.0 || first.segment != last.segment || last.y - first.y < 0.4 * grown(claim, last)
-    }
-
-    /// Whether there are several incarnations.
-    fn restarted(&self) -> bool {
-        self.blocks.first().zip(self.blocks.last()).is_some_and(|(first, last)| first.segment != last.segment)
-    }
-
-    /// How far the series lies below the highest that it was, tolerances.
-    fn fallen(&self) -> f64 {
-        let Some(last) = self.blocks.last() else { return 0.0 };
-        self.blocks.iter().map(|b| b.y).fold(last.y, f64::max) - last.y
     }
 
     /// The same across restarts: each incarnation must end below its highest, all of them together by a part of what they are said to have
@@ -359,17 +270,6 @@ impl Kept {
         }
     }
 
-    /// Whether these blocks tell of most of the run.
-    pub fn spans(&self, blocks: &[Block]) -> bool {
-        let long = |b: &[Block]| b.first().zip(b.last()).map_or(0.0, |(first, last)| last.t_h - first.t_h);
-        long(blocks) > SPANS * long(&self.blocks)
-    }
-
-    /// What the falls of a slow saw-tooth leave, if it is one.
-    pub fn floors(&self) -> Option<Vec<Block>> {
-        floors::troughs(&self.blocks, &self.stepped)
-    }
-
     /// Whether the troughs of a slow saw-tooth show what is claimed, if there are four of them at least: what is taken back is no growth.
     fn on_floors(&self, claim: &Claim) -> bool {
         let Some(floors) = self.floors() else { return true };
@@ -415,32 +315,6 @@ impl Kept {
     /// Whether the claimed growth is missing from the later part of the run.
     pub fn faded(&self, claim: &Claim) -> bool {
         self.shares(claim).is_some_and(|s| s.lately < SHOWN_LATELY)
-    }
-
-    /// What was gained, end against beginning, at its pace over the horizon: by no model but that of the start, of which `started` says what it
-    /// has given by some time (hours), and without the steps that are no leak, which sum to `others`. `None` across restarts: starts of
-    /// several incarnations would be left in it.
-    pub fn gained(&self, started: &dyn Fn(f64) -> f64, others: f64, horizon_h: f64) -> Option<Gained> {
-        let (begins, ends) = (self.blocks.first()?, self.blocks.last()?);
-        if begins.segment != ends.segment {
-            return None;
-        }
-        // Troughs of a saw-tooth are far apart: three blocks at least.
-        let first = self.blocks.iter().enumerate();
-        let first = first.take_while(|(i, b)| *i < LEVEL_MIN || b.t_h <= begins.from_h + NEAR_H).map(|(_, b)| b);
-        let last = self.blocks.iter().rev().enumerate();
-        let last = last.take_while(|(i, b)| *i < LEVEL_MIN || b.t_h >= ends.to_h - NEAR_H).map(|(_, b)| b);
-        let ((first_h, first), (last_h, last)) = (level(first)?, level(last)?);
-        let (started, span_h) = (started(last_h) - started(first_h), (last_h - first_h).max(f64::MIN_POSITIVE));
-        let rise = last - first - others - started;
-        Some(Gained { drift: rise * horizon_h / span_h, by_start: started / rise })
-    }
-
-    /// The blocks of the later half of the run, without their steps.
-    pub fn later_half(&self) -> impl Iterator<Item = Block> {
-        let from_h = 0.5 * self.blocks.last().map_or(0.0, |b| b.t_h);
-        let rows = self.blocks.iter().zip(&self.stepped).filter(move |(b, _)| b.t_h >= from_h);
-        rows.map(|(b, stepped)| Block { y: b.y - stepped, ..*b })
     }
 
     /// The blocks less what a fit says is level, warm-up or day.
@@ -530,15 +404,6 @@ fn grown(claim: &Claim, b: &Block) -> f64 {
 /// Blocks that a slope needs.
 const ROWS_MIN: usize = 5;
 
-/// What was gained, end against beginning.
-#[derive(Debug, Clone, Copy)]
-pub struct Gained {
-    /// At its pace over the horizon, tolerances.
-    pub drift: f64,
-    /// What the start gave, as a share of it.
-    pub by_start: f64,
-}
-
 /// Shares of the claimed growth that the series shows.
 #[derive(Debug, Clone, Copy)]
 pub struct Shares {
@@ -575,27 +440,6 @@ fn share<'a>(rows: impl Iterator<Item = &'a Row>, value: impl Fn(&Row) -> f64) -
         }
     }
     (squares > 0.0).then(|| products / squares)
-}
-
-/// Blocks that a level takes.
-const LEVEL_MIN: usize = 3;
-
-/// Mean time and median of some blocks; `None` of fewer than that.
-fn level<'a>(blocks: impl Iterator<Item = &'a Block>) -> Option<(f64, f64)> {
-    let (times_h, mut levels): (Vec<f64>, Vec<f64>) = blocks.map(|b| (b.t_h, b.y)).unzip();
-    (levels.len() >= LEVEL_MIN)
-        .then(|| (times_h.iter().sum::<f64>() / times_h.len() as f64, quantile(&mut levels, 0.5)))
-}
-
-/// Runs of blocks of one segment.
-fn segments(blocks: &[Block]) -> Vec<std::ops::Range<usize>> {
-    let mut out = Vec::new();
-    let mut start = 0;
-    for group in blocks.chunk_by(|a, b| a.segment == b.segment) {
-        out.push(start..start + group.len());
-        start += group.len();
-    }
-    out
 }
 
 /// Ridge regression of the last column on the others (upper triangle).

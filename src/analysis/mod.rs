@@ -12,7 +12,7 @@
 //! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
 //! 8. `mixture`: what that amounts to; `beliefs`: what was believed beforehand;
 //! 9. `steps`: are the steps a leak, or what steps a few times and stops (`arenas`); `staircase`: the steps of the whole run, found looking back;
-//! 10. `growth`: does the series itself show what an alarm would claim of it, and the troughs of a slow saw-tooth (`floors`);
+//! 10. `growth`: does the series itself (`kept`) show what an alarm would claim of it, and the troughs of a slow saw-tooth (`floors`);
 //! 11. `bends`: might a second warm-up be what is taken for a leak from the start; `rivals`: what else might it be that rises like that (`design` is the regression that asks it);
 //!     `shifts`: does it leak in some hours of each day alone;
 //! 12. `conclude`: verdict, interval, shape.
@@ -30,6 +30,7 @@ mod design;
 pub mod fleet;
 mod floors;
 mod growth;
+mod kept;
 mod load;
 mod loading;
 mod mixture;
@@ -88,6 +89,8 @@ enum By {
     Settled,
     /// The whole run, its steps found looking back.
     LookingBack,
+    /// The troughs of a slow saw-tooth.
+    Floors,
 }
 
 /// Watches one series. One more sample costs O(1) amortised, and memory is bounded for a run of any length.
@@ -239,6 +242,11 @@ impl Detector {
             evidence = self.fine.looked_back().and_then(|track| self.evidence(track));
             self.by = By::LookingBack;
         }
+        // What is taken back again and again hides what its troughs tell.
+        if evidence.is_none() {
+            evidence = self.fine.on_floors().and_then(|track| self.evidence(track));
+            self.by = By::Floors;
+        }
         let Some((side, doubt)) = evidence else {
             (self.evident, self.by) = (None, By::Whole);
             // What nobody asks again is not held until the next judgement.
@@ -270,6 +278,7 @@ impl Detector {
         let left = match track.shown() {
             // However little doubt is left, to a figure's last digit.
             Shown::No => return None,
+            Shown::Yes | Shown::ToleranceGone | Shown::Steep if side > 0.0 && self.fine.kept.refills() => return None,
             Shown::Stepped if last => most,
             Shown::Stepped => DOUBT_STEPPED,
             Shown::Steep => most,
@@ -286,6 +295,7 @@ impl Detector {
             By::Whole => self.clearer(),
             By::Settled => self.fine.settled(),
             By::LookingBack => self.fine.looked_back(),
+            By::Floors => self.fine.on_floors(),
         };
         judged.unwrap_or(&self.fine)
     }

@@ -39,20 +39,62 @@ fn models_that_come_and_go_are_within_even_if_one_is_there_in_the_end() {
     assert!(f.verdict != Verdict::Within, "{f:?}");
 }
 
+/// Rises by so many MB within 2.4 hours or so, and falls at once.
+fn tooth(h: f64, megabytes: f64) -> f64 {
+    megabytes * (h / 2.4 + 0.05 * (h * 1.3).sin()).fract()
+}
+
 #[test]
 fn a_slow_saw_tooth_is_told_by_its_troughs() {
-    let tooth = |h: f64| 70.0 * (h / 2.4 + 0.05 * (h * 1.3).sin()).fract();
-    let pages = |rate: f64| move |h: f64, of: usize| 3300.0 + tooth(h + 7.0 * of as f64) + rate * h;
-    let clean = batch(&incarnations(&[0.0, 7.2, 20.5], pages(0.0)), Params::default());
-    assert!(!clean.alarmed, "{clean:?}");
+    let pages = |rate: f64, size: f64| move |h: f64, of: usize| 3300.0 + tooth(h + 7.0 * of as f64, size) + rate * h;
+    // Teeth of hundreds of megabytes were dropped whole, as excursions.
+    for size in [70.0, 400.0] {
+        let clean = batch(&incarnations(&[0.0, 7.2, 20.5], pages(0.0, size)), Params::default());
+        assert!(!clean.alarmed && clean.shape == Shape::Sawtooth, "{clean:?}");
+        assert!(clean.verdict != Verdict::Outside && clean.drift_bytes.abs() < 50e6, "{clean:?}");
+        // What each incarnation loses between its teeth rings.
+        let leak = batch(&incarnations(&[0.0, 7.2, 20.5], pages(4.0, size)), Params::default());
+        let [lo, hi] = leak.drift_ci95_bytes.map(|bytes| bytes / 1e6);
+        assert!(leak.alarmed && leak.verdict == Verdict::Outside, "{leak:?}");
+        assert!(lo < 192.0 && hi > 192.0 && hi - lo < 150.0, "{leak:?}");
+    }
+    let small = batch(&incarnations(&[0.0, 7.2, 20.5], pages(0.0, 70.0)), Params::default());
+    assert_eq!(small.verdict, Verdict::Within, "{small:?}");
+    // What loads at each start is none of a tooth.
+    let loads = |rate: f64| move |h: f64, _| 900.0 + 20e3 * (12.0 * h).min(1.0) + 70.0 * (h / 2.4).fract() + rate * h;
+    let reloads = [0.0, 8.0, 15.0, 24.0, 31.0, 40.0];
+    let clean = batch(&incarnations(&reloads, loads(0.0)), Params::default());
     assert_eq!((clean.verdict, clean.shape), (Verdict::Within, Shape::Sawtooth), "{clean:?}");
-    let leak = batch(&incarnations(&[0.0, 7.2, 20.5], pages(4.0)), Params::default());
-    let [lo, hi] = leak.drift_ci95_bytes.map(|bytes| bytes / 1e6);
-    assert!(leak.verdict != Verdict::Within && lo < 192.0 && hi > 192.0 && hi - lo < 150.0, "{leak:?}");
+    let leak = batch(&incarnations(&reloads, loads(4.0)), Params::default());
+    assert!(leak.alarmed && leak.verdict == Verdict::Outside, "{leak:?}");
     // A step that no tooth is as large as is none of them.
-    let falls = |h: f64| 3300.0 + tooth(h) - if h > 26.1 { 400.0 } else { 0.0 };
+    let falls = |h: f64| 3300.0 + tooth(h, 70.0) - if h > 26.1 { 400.0 } else { 0.0 };
     let f = batch(&series(48.0, 60.0, falls), Params::default());
     assert!(f.drift_bytes.abs() < 50e6, "{f:?}");
+}
+
+#[test]
+fn what_climbs_back_to_where_it_fell_from_has_gained_nothing() {
+    let minutes = |megabytes: &dyn Fn(f64) -> f64| batch(&series(48.0, 60.0, megabytes), Params::default());
+    // 4 GB, of which one is given back after six hours and taken again at 60 MB an hour.
+    let given = |h: f64| if h < 6.0 { 4000.0 } else { 3000.0 + 60.0 * (h - 6.0) };
+    let full = minutes(&|h| given(h).min(4000.0));
+    assert!(!full.alarmed, "{full:?}");
+    // ... and beyond what was held.
+    let leak = minutes(&given);
+    assert!(leak.alarmed && leak.verdict == Verdict::Outside, "{leak:?}");
+    // What stays where it fell to, and leaks from hour 20 on, climbs back to nothing.
+    let late = minutes(&|h| if h < 6.0 { 4000.0 } else { 3000.0 + 10.0 * (h - 20.0).max(0.0) });
+    assert!(late.alarmed && late.verdict == Verdict::Outside, "{late:?}");
+    // Nor does what is too slow to have been it: a model is unloaded, and ten megabytes an hour leak from then on.
+    let unloaded = minutes(&|h| if h < 6.0 { 6000.0 } else { 5000.0 + 10.0 * (h - 6.0) });
+    assert!(unloaded.alarmed && unloaded.verdict == Verdict::Outside, "{unloaded:?}");
+    // What leaks before and after a fall has not given it back.
+    let leaks_on = minutes(&|h| 3000.0 + 30.0 * h - if h < 44.0 { 0.0 } else { 400.0 });
+    assert!(leaks_on.alarmed && leaks_on.verdict == Verdict::Outside, "{leaks_on:?}");
+    // A rise that nobody can tell from a leak until it is given back, again and again.
+    let given_back = minutes(&|h| 500.0 + 90.0 * (h % 16.0));
+    assert!(given_back.alarmed && given_back.verdict == Verdict::Inconclusive, "{given_back:?}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use super::bank::{self, Noise, WARM, pair, warm_shape};
 use super::beliefs::ln_grows;
 use super::blocks::{Block, Blocker, FINE, Ruling};
-use super::growth::{Claim, Gained, Kept, Shown, Still};
+use super::growth::{Claim, Shown, Still};
+use super::kept::{Gained, Kept};
 use super::mixture::{Part, Posterior};
 use super::posterior::{self, Leak};
 use super::regression::Regression;
@@ -20,7 +21,7 @@ const STARTS: usize = 256;
 /// Blocks from which the later half of a run is looked at by itself.
 const LATER_BLOCKS: u64 = 60;
 /// Troughs of a slow saw-tooth from which they are looked at by themselves.
-const FLOORS_MIN: usize = 10;
+const FLOORS_MIN: usize = 8;
 /// By which share of the horizon a run has settled: its starts are over, its arenas made.
 const SETTLED: f64 = 0.25;
 /// From which share of the horizon on what comes after that is judged by itself.
@@ -86,9 +87,9 @@ pub struct Track {
     judged_blocks: u64,
     judged_h: f64,
     later: OnceLock<Option<Posterior>>,
-    /// The troughs of a slow saw-tooth, when last judged, and what they say.
+    /// The troughs of a slow saw-tooth, when last judged, and the run of them alone.
     floors: Option<Vec<Block>>,
-    on_floors: OnceLock<Option<Posterior>>,
+    on_floors: OnceLock<Option<Box<Track>>>,
     beside: OnceLock<Option<Vec<Part>>>,
     /// The run without its first quarter of a horizon, weighed by itself under fewer kinds of noise: what started, warmed up and made its
     /// arenas in those hours misleads it no more. There from the beginning, or its memory would look like growth.
@@ -345,21 +346,25 @@ impl Track {
         Some(posterior::weigh(&mut r, self.horizon_h)).filter(|p| !p.flat.is_empty())
     }
 
-    /// What the troughs of a slow saw-tooth say, where it is one and they tell of most of the run: the blocks themselves go up and down by more than
+    /// The troughs of a slow saw-tooth alone, where it is one and they tell of most of the run: the blocks themselves go up and down by more than
     /// they tell. Of the time of the last judgement; worked out if anyone asks.
-    pub fn on_floors(&self) -> Option<&Posterior> {
+    pub fn on_floors(&self) -> Option<&Track> {
         let weigh = || {
             let floors = self.floors.as_ref()?;
-            let mut r = Regression::since(floors[0].from_h, self.horizon_h, bank::few_noises());
-            for (i, b) in floors.iter().enumerate() {
-                if i > 0 && floors[i - 1].segment != b.segment {
-                    r.restart(b.from_h);
+            let mut track = Track {
+                seen_h: self.seen_h,
+                ..Track::since(0.0, self.tolerance_bytes, self.horizon_h, bank::few_noises())
+            };
+            for (i, run) in floors.chunk_by(|a, b| a.segment == b.segment).enumerate() {
+                if i > 0 {
+                    track.apply(Ruling::Restart(run[0].from_h));
                 }
-                r.push(b);
+                run.iter().for_each(|b| track.apply(Ruling::Use(*b)));
             }
-            Some(posterior::weigh(&mut r, self.horizon_h)).filter(|p| !p.flat.is_empty())
+            track.judge();
+            (!track.posterior.flat.is_empty()).then(|| Box::new(track))
         };
-        self.on_floors.get_or_init(weigh).as_ref()
+        self.on_floors.get_or_init(weigh).as_deref()
     }
 
     /// What the likeliest leak claims.
@@ -463,7 +468,7 @@ impl Track {
                 self.regression.push(&block);
                 self.kept.push(block, self.stepped);
             }
-            Ruling::Drop(_) => {}
+            Ruling::Drop(block) => self.kept.set_aside(block, self.stepped),
         }
     }
 }

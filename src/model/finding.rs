@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Verdict {
     /// The whole interval lies inside the tolerance.
     Within,
-    /// The whole interval lies outside.
+    /// The alarm has rung, the drift lies beyond the tolerance, and its interval does not hold 0.
     Outside,
     /// Neither can be said.
     Inconclusive,
@@ -97,17 +97,19 @@ impl Finding {
         self.drift_ci95_bytes.iter().all(|end| end.is_finite())
     }
 
-    /// What may yet explain a drift that has not rung though its whole interval lies beyond the tolerance, bytes; `None` where there is none to
-    /// explain.
+    /// What may yet explain a drift that is inconclusive though its whole interval lies beyond the tolerance, bytes: it has not rung, or what rang was
+    /// given back since. `None` where there is none to explain.
     #[must_use]
     pub fn held_back(&self, tolerance_bytes: f64) -> Option<&'static str> {
         let [lo, hi] = self.drift_ci95_bytes;
-        if self.alarmed || self.verdict != Verdict::Inconclusive || !self.drift_is_known() {
+        if self.verdict != Verdict::Inconclusive || !self.drift_is_known() {
             return None;
         }
-        if lo > tolerance_bytes {
+        if lo > tolerance_bytes && self.alarmed {
+            Some("it had held as much before, gave that back and takes it again")
+        } else if lo > tolerance_bytes {
             Some("a start that goes on, a cache that fills, an allocator's arenas or a busy day may yet explain it")
-        } else if hi < -tolerance_bytes {
+        } else if hi < -tolerance_bytes && !self.alarmed {
             Some("the evening after a busy day or a cache that empties may yet explain it")
         } else {
             None

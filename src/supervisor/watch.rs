@@ -324,8 +324,11 @@ impl Watch {
 /// above the least of this segment.
 fn excuse(key: SeriesKey, finding: &mut Finding, risen: f64, known_caches: f64) {
     let targets = matches!(key.role, Some(Role::Worker | Role::TargetChild) | None);
-    if targets && finding.drift_bytes > 0.0 && risen <= known_caches && finding.verdict == Verdict::Outside {
-        finding.verdict = Verdict::Inconclusive;
+    let told = finding.alarmed || finding.verdict == Verdict::Outside;
+    if targets && finding.drift_bytes > 0.0 && risen <= known_caches && told {
+        if finding.verdict == Verdict::Outside {
+            finding.verdict = Verdict::Inconclusive;
+        }
         finding.alarmed = false;
         finding.first_alarm_unix_s = None;
         finding.crossing_unix_s = None;
@@ -509,6 +512,11 @@ mod tests {
             excuse(key, &mut finding, risen, caches);
             assert_eq!((finding.verdict, finding.alarmed), (expected, expected == Verdict::Outside), "{what}");
         }
+        // An alarm is no less excused where the interval is wide yet.
+        let mut finding = look(SeriesKind::AnonSwap, true, Verdict::Inconclusive, 2e8).finding;
+        finding.alarmed = true;
+        excuse(key, &mut finding, 5e8, 1e9);
+        assert_eq!((finding.verdict, finding.alarmed), (Verdict::Inconclusive, false));
     }
 
     #[test]

@@ -106,7 +106,8 @@ pub fn paragraph(f: &Finding, c: &Context) -> String {
             bytes(f.minimum_detectable_drift_bytes)
         ));
     } else if let Some(what) = f.held_back(c.tolerance_bytes) {
-        s.push(format!("{} seen so far: {what}; the alarm waits until that is ruled out.", duration(f.span_s)));
+        let waits = if f.alarmed { "" } else { "; the alarm waits until that is ruled out" };
+        s.push(format!("{} seen so far: {what}{waits}.", duration(f.span_s)));
     } else if f.verdict == Verdict::Inconclusive {
         s.push(format!(
             "{} seen so far; a drift of {} over {horizon} would stand out from none.",
