@@ -49,7 +49,7 @@ pub fn finding(d: &Detector) -> Finding {
     let Params { tolerance_bytes: tolerance, horizon_s, .. } = d.params;
     let horizon_h = horizon_s / 3600.0;
     let judged = d.judged();
-    let steps = judged.stepping();
+    let steps = stepping(d);
     let known = judged.regression.blocks >= BLOCKS_MIN;
     let (estimate, by_sum) = if known { estimate(d, &steps) } else { ((0.0, [-UNKNOWN, UNKNOWN]), false) };
     // What grew far and is flat now is judged by what it does now. What goes on in steps is not flat, however flat it is between them.
@@ -87,19 +87,18 @@ pub fn finding(d: &Detector) -> Finding {
 /// does, there are two accounts: the drift is what grows beside the rival, and the interval spans both.
 fn estimate(d: &Detector, steps: &StepLeak) -> (Estimate, bool) {
     let by_sum = steps.probability > 0.5;
-    let decided = d.first_alarm_unix_s.is_some();
     let plain = &d.judged().posterior.flat;
     if plain.is_empty() {
         return ((0.0, [-UNKNOWN, UNKNOWN]), false);
     }
     if let Some(floors) = floors(d, steps) {
-        return (widely(with_steps(&floors.flat, steps, decided)), false);
+        return (widely(with_steps(&floors.flat, steps)), false);
     }
-    let (mean, [lo, hi]) = widely(with_steps(plain, steps, decided));
+    let (mean, [lo, hi]) = widely(with_steps(plain, steps));
     let doubtful = d.first_alarm_unix_s.is_none() && (lo > 0.0 || hi < 0.0);
     match doubtful.then(|| d.judged().beside_a_rival()).flatten() {
         Some(drift) => {
-            let (mean, [least, most]) = widely(with_steps(drift, steps, decided));
+            let (mean, [least, most]) = widely(with_steps(drift, steps));
             ((mean, [least.min(lo), most.max(hi)]), by_sum)
         }
         None if by_sum => (by_gained(d, (mean, [lo, hi])), by_sum),
@@ -144,18 +143,26 @@ fn gained(d: &Detector) -> Option<Gained> {
     if rang && late { d.judged().gained() } else { None }
 }
 
+/// What the steps amount to: where it has rung and they probably are a leak, they are one.
+fn stepping(d: &Detector) -> StepLeak {
+    let mut steps = d.judged().stepping();
+    if d.first_alarm_unix_s.is_some() && steps.probability > DECIDED {
+        steps.probability = 1.0;
+    }
+    steps
+}
+
 /// What grows smoothly, and with the probability that the steps are a leak, what they add.
-fn with_steps(smooth: &[Part], steps: &StepLeak, decided: bool) -> Estimate {
-    let probability = if decided && steps.probability > DECIDED { 1.0 } else { steps.probability };
-    let parts = if probability > 1e-3 {
+fn with_steps(smooth: &[Part], steps: &StepLeak) -> Estimate {
+    let parts = if steps.probability > 1e-3 {
         // What has not been counted as a step, and counted as one that was none, errs by a step or so.
         let sd = steps.sd.hypot(STEP_ERROR * steps.drift.abs() / (steps.count.max(1) as f64).sqrt());
         let with = smooth.iter().map(|p| Part {
-            weight: p.weight * probability,
+            weight: p.weight * steps.probability,
             mean: p.mean + steps.drift,
             sd: p.sd.hypot(sd),
         });
-        let without = smooth.iter().map(|p| Part { weight: p.weight * (1.0 - probability), ..*p });
+        let without = smooth.iter().map(|p| Part { weight: p.weight * (1.0 - steps.probability), ..*p });
         with.chain(without).collect()
     } else {
         smooth.to_vec()

@@ -324,8 +324,7 @@ impl Watch {
 /// above the least of this segment.
 fn excuse(key: SeriesKey, finding: &mut Finding, risen: f64, known_caches: f64) {
     let targets = matches!(key.role, Some(Role::Worker | Role::TargetChild) | None);
-    let told = finding.alarmed || finding.verdict == Verdict::Outside;
-    if targets && finding.drift_bytes > 0.0 && risen <= known_caches && told {
+    if targets && finding.drift_bytes > 0.0 && risen <= known_caches && finding.alarmed {
         if finding.verdict == Verdict::Outside {
             finding.verdict = Verdict::Inconclusive;
         }
