@@ -8,6 +8,7 @@
 use super::bank::{WARM, eliminate, pair, warm_shape};
 use super::blocks::Block;
 use super::growth::Claim;
+use super::regression::prior;
 
 /// Time constants of late warm-ups, hours.
 const TAUS_H: [f64; 3] = [0.5, 1.2, 2.8];
@@ -38,6 +39,7 @@ struct Design {
     products: Vec<Square>,
     blocks: f64,
     noise: f64,
+    worked: bool,
 }
 
 impl Design {
@@ -51,14 +53,11 @@ impl Design {
                 segments.push(Vec::new());
                 from_h = b.from_h;
             }
-            let warm = |k: usize| if k < WARM { warm_shape(k, b.t_h - from_h) } else { 0.0 };
+            let warm = |k: usize| if k < WARM { warm_shape(k, b.age_h(from_h)) } else { 0.0 };
             let mut row = [0.0; N];
             row[..OWN].copy_from_slice(&[1.0, warm(kinds[0]), warm(kinds[1])]);
             if claim.day {
-                for harmonic in 0..2 {
-                    let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();
-                    (row[OWN + 2 * harmonic], row[OWN + 2 * harmonic + 1]) = (c, s);
-                }
+                row[OWN..OWN + 4].copy_from_slice(&b.cycle());
             }
             row[GROWTH] = growth(b);
             row[Y] = y(i);
@@ -67,7 +66,8 @@ impl Design {
             }
         }
         let products = segments.iter().map(|rows| products(rows)).collect();
-        Design { segments, products, blocks: blocks.len() as f64, noise: claim.noise }
+        let worked = blocks.first().is_some_and(|b| b.worked.is_some());
+        Design { segments, products, blocks: blocks.len() as f64, noise: claim.noise, worked }
     }
 
     /// What is left of the squares with this growth (its prior standard deviation) and this bend (onset and time constant, hours).
@@ -93,7 +93,8 @@ impl Design {
                 }
             }
         }
-        let ridges = [0.3, 0.3, 0.07, 0.07, growth_sd, BEND_SD].map(ridge);
+        let [a, b, c, d] = prior::cycle(self.worked);
+        let ridges = [a, b, c, d, growth_sd, BEND_SD].map(ridge);
         eliminate(&mut all, SHARED, SHARED - 1, &ridges);
         all[SHARED * SHARED - 1]
     }

@@ -75,6 +75,34 @@ pub struct Block {
     pub segment: u32,
     /// Requests by then.
     pub requests: Option<f64>,
+    /// How it is seen where memory goes by requests.
+    pub worked: Option<Worked>,
+}
+
+/// Where memory goes by requests: what a start has been filled by, and what is held.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Worked {
+    /// Hours of work since the incarnation began: requests served at the run's mean rate.
+    pub age_h: f64,
+    /// Requests that are held for a shorter and a longer time, as shares of the most.
+    pub held: [f64; 2],
+}
+
+impl Block {
+    /// How far its incarnation's start has got, hours; `from_h` is when that began.
+    pub fn age_h(&self, from_h: f64) -> f64 {
+        self.worked.map_or(self.t_h - from_h, |worked| worked.age_h)
+    }
+
+    /// What comes and goes: cosine and sine of 24 h, then of 12 h; where memory goes by requests, what is held of them, then 24 h.
+    pub fn cycle(&self) -> [f64; 4] {
+        let harmonic = |n: f64| (n * std::f64::consts::TAU * self.t_h / 24.0).sin_cos();
+        let (day, half) = (harmonic(1.0), harmonic(2.0));
+        match self.worked {
+            Some(Worked { held: [short, long], .. }) => [short, long, day.1, day.0],
+            None => [day.1, day.0, half.1, half.0],
+        }
+    }
 }
 
 /// What becomes of a block.
@@ -259,6 +287,7 @@ impl Blocker {
             ticks: self.open.len() as u32,
             segment: first.segment,
             requests: mean_requests(&self.open),
+            worked: None,
         };
         self.open.clear();
         let Some(beginning) = &mut self.beginning else { return self.rule(block, out) };

@@ -139,7 +139,7 @@ impl Design {
         own_ridge[3] = square(extra.map_or(1.0, |e| e.sd));
         // A column that takes no part has a ridge that lets nothing through.
         let day = |sd: f64| if claim.day { square(sd) } else { 1e30 };
-        let day_ridge = [day(prior::DAY), day(prior::DAY), day(prior::HALF_DAY), day(prior::HALF_DAY)];
+        let day_ridge = prior::cycle(blocks.first().is_some_and(|b| b.worked.is_some())).map(day);
         let mut design = Design {
             incarnations: Vec::new(),
             own_ridge,
@@ -184,11 +184,12 @@ impl Design {
         let mut rows = Vec::with_capacity(group.len());
         for (i, b) in group.iter().enumerate() {
             let since_h = b.t_h - from_h;
-            let warm = |k: usize| if k < WARM { warm_shape(k, since_h) } else { 0.0 };
+            let age_h = b.age_h(from_h);
+            let warm = |k: usize| if k < WARM { warm_shape(k, age_h) } else { 0.0 };
             let mut row = [0.0; N];
             row[..3].copy_from_slice(&[1.0, warm(kinds[0]), warm(kinds[1])]);
             row[3] = extra.map_or(0.0, |e| match e.place {
-                Place::Each => (e.shape)(since_h),
+                Place::Each => (e.shape)(age_h),
                 Place::One(i) if i != self.incarnations.len() => 0.0,
                 Place::One(_) | Place::All => (e.shape)(b.t_h),
             });
@@ -198,10 +199,7 @@ impl Design {
             }
             let taken_out: f64 = steps.iter().filter(|s| s.on).map(|s| s.size).sum();
             if claim.day {
-                for harmonic in 0..2 {
-                    let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();
-                    (row[OWN + 2 * harmonic], row[OWN + 2 * harmonic + 1]) = (c, s);
-                }
+                row[OWN..OWN + DAY].copy_from_slice(&b.cycle());
             }
             row[OWN + DAY] = grown(b) / claim.drift;
             row[OWN + DAY + 1] = b.t_h / horizon_h;

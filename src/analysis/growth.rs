@@ -11,7 +11,7 @@ use super::bends::straighter;
 use super::blocks::Block;
 use super::kept::{EVENING, Kept, segments};
 use super::load::Work;
-use super::regression::Regression;
+use super::regression::{Regression, prior};
 use super::rivals::{self, Weighing};
 use super::shifts::{self, Shift};
 
@@ -32,8 +32,10 @@ pub struct Claim {
     pub warm: usize,
     /// How usual it is that the start goes the way it is said to go, as a logarithm.
     pub ln_start: f64,
-    /// Whether there is a day cycle.
+    /// Whether anything comes and goes beside it: a day cycle, or what is held of requests.
     pub day: bool,
+    /// Whether a day cycle does.
+    pub comes_round: bool,
     /// Standard deviation of the noise.
     pub noise: f64,
     /// Its kind.
@@ -85,7 +87,7 @@ const SHOWN_LAST_LATE_ONSET: f64 = 0.3;
 /// So much of the tolerance is much of it ...
 const GONE: f64 = 0.8;
 /// ... where the series shows between so much and so much of what is claimed: more is growth of another kind.
-const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
+pub const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
 /// By this age what bends has bent; until then a leak that was there from the start must be straighter than a second warm-up by so much
 /// (twice the logarithm).
 const BENT_H: f64 = 8.0;
@@ -226,7 +228,7 @@ impl Kept {
             return Shown::No;
         }
         // A day that has not come round can be made to hide that nothing grows any more.
-        let young_day = claim.day && age_h < DAY_KNOWN_H;
+        let young_day = claim.comes_round && age_h < DAY_KNOWN_H;
         let beyond_a_day = || self.weigh(claim, horizon_h).is_some_and(|weighed| weighed.ln_odds > ODDS_BEYOND_A_DAY);
         let young_day = young_day && !(at_the_end && beyond_a_day());
         let days: &[bool] = if young_day { &[true, false] } else { &[claim.day] };
@@ -327,19 +329,16 @@ impl Kept {
         let ridge = |sd: f64| (claim.noise / sd).powi(2);
         let kinds = pair(claim.warm).unwrap_or([claim.warm, WARM]);
         let own = |first: &Block, b: &Block| {
-            let warm = |k: usize| if k < WARM { warm_shape(k, b.t_h - first.from_h) } else { 0.0 };
+            let warm = |k: usize| if k < WARM { warm_shape(k, b.age_h(first.from_h)) } else { 0.0 };
             [1.0, warm(kinds[0]), warm(kinds[1])]
         };
         let own_ridge = [1e-9, ridge(12.0).max(1e-9), ridge(12.0).max(1e-9)];
         let columns = |i: usize| {
             let b = &self.blocks[i];
             let mut x = [0.0; SHARED];
-            if claim.day {
-                for harmonic in 0..2 {
-                    let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();
-                    (x[2 * harmonic], x[2 * harmonic + 1]) = (c, s);
-                }
-            }
+            // What is held of requests needs no day to come round.
+            let known = if claim.day { 4 } else { 2 * usize::from(b.worked.is_some()) };
+            x[..known].copy_from_slice(&b.cycle()[..known]);
             x[4] = grown(b);
             x[5] = b.y - self.stepped[i];
             x
@@ -366,7 +365,8 @@ impl Kept {
             }
             eliminated.push(m);
         }
-        let fitted = solve(&shared, [ridge(0.3), ridge(0.3), ridge(0.07), ridge(0.07), 1e-9].map(|r| r.max(1e-9)));
+        let [a, b, c, d] = prior::cycle(self.blocks.first().is_some_and(|b| b.worked.is_some())).map(ridge);
+        let fitted = solve(&shared, [a, b, c, d, 1e-9].map(|r| r.max(1e-9)));
         let mut rows = Vec::with_capacity(self.blocks.len());
         for (range, m) in segments.into_iter().zip(eliminated) {
             let mut coefficients = [0.0; OWN];

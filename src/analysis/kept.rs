@@ -137,6 +137,13 @@ impl Kept {
         before.iter().filter_map(ended).any(|(_, level)| (level - end).abs() < AS_BEFORE)
     }
 
+    /// How far the start of an incarnation that began at `from_h` has got at `t_h`, hours.
+    pub fn age_h(&self, t_h: f64, from_h: f64) -> f64 {
+        let next = self.blocks.partition_point(|b| b.t_h < t_h).min(self.blocks.len().saturating_sub(1));
+        let worked = self.blocks.get(next).and_then(|b| b.worked);
+        worked.map_or(t_h - from_h, |worked| worked.age_h)
+    }
+
     /// Whether there are several incarnations.
     pub fn restarted(&self) -> bool {
         self.blocks.first().zip(self.blocks.last()).is_some_and(|(first, last)| first.segment != last.segment)

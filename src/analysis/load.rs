@@ -2,7 +2,7 @@
 //!
 //! What is counted is requests so far; what is wanted here is their rate, smoothed as memory that is held for a while smooths it.
 
-use super::blocks::Block;
+use super::blocks::{Block, Worked};
 
 /// A load whose lowest rate is no lower than such a share of its highest is steady.
 const STEADY: f64 = 0.9;
@@ -59,19 +59,17 @@ pub struct Work {
 impl Work {
     /// `None` where requests are not known throughout.
     pub fn of(blocks: &[Block]) -> Option<Work> {
-        let (mut served, mut long_h) = (0.0, 0.0);
-        for run in blocks.chunk_by(|a, b| a.segment == b.segment) {
-            let last = run.last()?;
-            served += last.requests?;
-            long_h += last.t_h - run[0].from_h;
-        }
+        let requests: Vec<f64> = blocks.iter().map(|b| b.requests).collect::<Option<_>>()?;
+        let ages_h = ages_h(blocks, &requests, &|first| first.from_h)?;
         let mut hours = Vec::with_capacity(blocks.len());
-        for run in blocks.chunk_by(|a, b| a.segment == b.segment) {
-            for b in run {
-                hours.push((b.t_h, run[0].from_h + b.requests? * long_h / served));
+        let mut from_h = 0.0;
+        for (i, (b, age_h)) in blocks.iter().zip(ages_h).enumerate() {
+            if i == 0 || blocks[i - 1].segment != b.segment {
+                from_h = b.from_h;
             }
+            hours.push((b.t_h, from_h + age_h));
         }
-        (served > 0.0).then_some(Work { hours })
+        Some(Work { hours })
     }
 
     /// That time at the block that was seen at `t_h`, hours since the beginning of the run, had each incarnation begun when it did.
@@ -79,6 +77,109 @@ impl Work {
         let next = self.hours.partition_point(|r| r.0 < t_h).min(self.hours.len() - 1);
         self.hours[next].1
     }
+}
+
+/// Hours of work of each block since its incarnation began, at the run's mean rate; `began_h` tells that time by its first block. Requests are counted
+/// through all incarnations. `None` where there were none.
+fn ages_h(blocks: &[Block], requests: &[f64], began_h: &dyn Fn(&Block) -> f64) -> Option<Vec<f64>> {
+    let (mut served, mut long_h) = (0.0, 0.0);
+    let mut ages = Vec::with_capacity(blocks.len());
+    for run in runs(blocks) {
+        let (from, first) = (requests[run.start], &blocks[run.start]);
+        let since_h = first.t_h - began_h(first);
+        let until = first_rate(&blocks[run.clone()], &requests[run.clone()]) * since_h;
+        long_h += blocks[run.end - 1].t_h - first.t_h + since_h;
+        ages.extend(requests[run].iter().map(|now| until + now - from));
+        served += ages.last().copied().unwrap_or(0.0);
+    }
+    (served > 0.0).then(|| {
+        ages.iter_mut().for_each(|age| *age *= long_h / served);
+        ages
+    })
+}
+
+/// Runs of blocks of one incarnation.
+fn runs(blocks: &[Block]) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let mut start = 0;
+    blocks.chunk_by(|a, b| a.segment == b.segment).map(move |run| {
+        start += run.len();
+        start - run.len()..start
+    })
+}
+
+/// Requests an hour when an incarnation began.
+fn first_rate(run: &[Block], requests: &[f64]) -> f64 {
+    match (run, requests) {
+        ([first, second, ..], [from, to, ..]) if second.t_h > first.t_h => {
+            ((to - from) / (second.t_h - first.t_h)).max(0.0)
+        }
+        _ => 0.0,
+    }
+}
+
+/// What is held of requests at each block, as a share of the most, where each is held for so many hours. Incarnations begin with nothing held, the first
+/// one only if all is `anew`.
+fn held(blocks: &[Block], requests: &[f64], began_h: &dyn Fn(&Block) -> f64, held_h: f64, anew: bool) -> Vec<f64> {
+    let mut out: Vec<f64> = Vec::with_capacity(blocks.len());
+    for run in runs(blocks) {
+        let first = &blocks[run.start];
+        let rate = first_rate(&blocks[run.clone()], &requests[run.clone()]);
+        // Blocks may begin some time after the incarnation did.
+        let filled = if run.start == 0 && !anew { 1.0 } else { 1.0 - (-(first.t_h - began_h(first)) / held_h).exp() };
+        let mut held = filled * rate;
+        out.push(held);
+        for i in run.start + 1..run.end {
+            let over_h = blocks[i].t_h - blocks[i - 1].t_h;
+            if over_h > 0.0 {
+                let keep = (-over_h / held_h).exp();
+                held = keep * held + (1.0 - keep) * ((requests[i] - requests[i - 1]) / over_h).max(0.0);
+            }
+            out.push(held);
+        }
+    }
+    let most = out.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    out.iter_mut().for_each(|held| *held /= most);
+    out
+}
+
+/// For how long requests are held, hours: in pairs, of which what lies between is a mixture.
+const HELD_H: [[f64; 2]; 3] = [[0.12, 0.7], [0.5, 2.5], [1.5, 6.0]];
+/// Where the rate over an hour never falls below such a share of its highest, memory may as well go by time.
+const EVEN: f64 = 0.7;
+/// Until when requests may begin to be counted, hours.
+const COUNTED_H: f64 = 1.0;
+
+/// How memory may go by requests: for how long they are held, hours, and whether nothing was held when the run began.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    held_h: [f64; 2],
+    anew: bool,
+}
+
+impl Way {
+    /// All that are thought of.
+    pub fn all() -> impl Iterator<Item = Way> {
+        HELD_H.into_iter().flat_map(|held_h| [true, false].map(|anew| Way { held_h, anew }))
+    }
+
+    /// The blocks as they are seen so: `requests` by each, and when an incarnation began by its first block, hours. `None` where there were no requests.
+    pub fn see(self, blocks: &[Block], requests: &[f64], began_h: &dyn Fn(&Block) -> f64) -> Option<Vec<Block>> {
+        let ages_h = ages_h(blocks, requests, began_h)?;
+        let [short, long] = self.held_h.map(|held_h| held(blocks, requests, began_h, held_h, self.anew));
+        let seen = blocks.iter().zip(ages_h).zip(short.into_iter().zip(long));
+        Some(seen.map(|((b, age_h), (a, c))| Block { worked: Some(Worked { age_h, held: [a, c] }), ..*b }).collect())
+    }
+}
+
+/// Requests by each block, if they are known and come unevenly within incarnations.
+pub fn uneven(blocks: &[Block]) -> Option<Vec<f64>> {
+    let known = blocks.iter().position(|b| b.requests.is_some())?;
+    let first = blocks[known].requests.filter(|_| blocks[known].from_h < COUNTED_H)?;
+    let counted = |(i, b): (usize, &Block)| if i < known { Some(first) } else { b.requests };
+    let requests: Vec<f64> = blocks.iter().enumerate().map(counted).collect::<Option<_>>()?;
+    // A rate that is as high as ever from the first minute on.
+    let held = held(blocks, &requests, &|_| f64::NEG_INFINITY, 1.0, false);
+    held.iter().any(|held| *held < EVEN).then_some(requests)
 }
 
 #[cfg(test)]
@@ -110,7 +211,7 @@ mod tests {
     #[test]
     fn hours_of_work_pass_as_requests_do_and_each_incarnation_begins_when_it_did() {
         // Two incarnations of 0.2 hours, in which 100 requests were served: 0.4 hours of work in all.
-        let mut counted = blocks(&[Some(0.0), Some(10.0), Some(60.0), Some(0.0), Some(20.0), Some(40.0)]);
+        let mut counted = blocks(&[Some(0.0), Some(10.0), Some(60.0), Some(60.0), Some(80.0), Some(100.0)]);
         counted[3..].iter_mut().for_each(|b| (b.segment, b.from_h) = (1, 0.3));
         let work = Work::of(&counted).expect("requests are known");
         for (i, hours) in [0.0, 0.04, 0.24, 0.3, 0.38, 0.46].into_iter().enumerate() {

@@ -38,10 +38,19 @@ pub struct Posterior {
     pub still: Option<Hypothesis>,
     /// Best hypothesis of all.
     pub top: Option<Hypothesis>,
+    /// How likely all of this makes the series (natural logarithm), up to what all accounts of it have in common.
+    pub ln_evidence: f64,
     /// Posterior probability that the leak, if any, is linear in requests rather than time.
     pub p_requests: f64,
     /// Posterior probability of each way of starting.
     pub warm_weights: WarmWeights,
+}
+
+/// ln of the mean of what these are the logarithms of.
+pub fn ln_mean(lns: impl Iterator<Item = f64> + Clone) -> f64 {
+    let top = lns.clone().fold(f64::NEG_INFINITY, f64::max);
+    let (sum, count) = lns.fold((0.0, 0.0), |(sum, count), ln| (sum + (ln - top).exp(), count + 1.0));
+    if top.is_finite() { top + (sum / f64::max(count, 1.0)).ln() } else { top }
 }
 
 impl Posterior {

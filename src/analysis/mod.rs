@@ -32,6 +32,8 @@ mod floors;
 mod growth;
 mod kept;
 mod load;
+#[cfg(test)]
+mod load_tests;
 mod loading;
 mod mixture;
 mod outliers;
@@ -91,6 +93,8 @@ enum By {
     LookingBack,
     /// The troughs of a slow saw-tooth.
     Floors,
+    /// The whole run, as it is seen where memory goes by requests.
+    Worked,
 }
 
 /// Watches one series. One more sample costs O(1) amortised, and memory is bounded for a run of any length.
@@ -241,16 +245,27 @@ impl Detector {
             self.looked_back_h = now_h;
             evidence = self.fine.looked_back().and_then(|track| self.evidence(track));
             self.by = By::LookingBack;
+            // What comes and goes with the load hides what is left beneath it.
+            if evidence.is_none() {
+                let worked = self.worked(GOES_BY_REQUESTS).filter(|track| track.is_old() && track.goes_on_as_claimed());
+                evidence = worked.and_then(|track| self.evidence(track)).filter(|(side, _)| *side > 0.0);
+                self.by = By::Worked;
+            }
         }
         // What is taken back again and again hides what its troughs tell.
         if evidence.is_none() {
             evidence = self.fine.on_floors().and_then(|track| self.evidence(track));
             self.by = By::Floors;
         }
+        if let Some((side, doubt)) = evidence
+            && self.by != By::Worked
+        {
+            evidence = self.by_requests(side, doubt);
+        }
         let Some((side, doubt)) = evidence else {
             (self.evident, self.by) = (None, By::Whole);
             // What nobody asks again is not held until the next judgement.
-            self.fine.forget_looking_back();
+            self.fine.forget();
             return false;
         };
         let since = match self.evident {
@@ -292,12 +307,51 @@ impl Detector {
     /// What the finding is read off.
     fn judged(&self) -> &Track {
         let judged = match self.by {
-            By::Whole => self.clearer(),
-            By::Settled => self.fine.settled(),
+            By::Whole => self.clearer().or_else(|| self.worked(0.5)),
+            By::Settled => {
+                let settled = self.fine.settled();
+                let better = |worked: &&Track| settled.is_none_or(|settled| worked.explains() > settled.explains());
+                self.worked(0.5).filter(better).or(settled)
+            }
+            By::Worked => self.worked(0.5),
             By::LookingBack => self.fine.looked_back(),
             By::Floors => self.fine.on_floors(),
         };
         judged.unwrap_or(&self.fine)
+    }
+
+    /// The run as it is seen where memory goes by requests, if that is likelier than so much.
+    fn worked(&self, likely: f64) -> Option<&Track> {
+        self.fine.worked().filter(|(_, probability)| *probability > likely).map(|(track, _)| track)
+    }
+
+    /// What is left of evidence if memory may go by requests: where there is little doubt either way it stands, and where that is likelier, the run as it is
+    /// seen there must ring by itself.
+    fn by_requests(&mut self, side: f64, doubt: f64) -> Option<(f64, f64)> {
+        let part = match self.by {
+            By::Whole | By::Worked => None,
+            By::Settled => self.fine.settled(),
+            By::LookingBack => self.fine.looked_back(),
+            By::Floors => return Some((side, doubt)),
+        };
+        // What is explained better in another way has not misunderstood the load.
+        let better = |worked: &Track| part.is_none_or(|part| worked.explains() > part.explains());
+        let Some((worked, probability)) = self.fine.worked().filter(|(worked, _)| better(worked)) else {
+            return Some((side, doubt));
+        };
+        let steps = worked.stepping();
+        let beyond = |x: f64| probability * beyond(worked, &steps, x * side) + (1.0 - probability);
+        let (last, doubt) = (self.fine.at_the_end(), doubt * (1.0 - probability) + 1.0 - beyond(0.5));
+        let (most, likely) = if last { (DOUBT_AT_THE_END, LIKELY_AT_THE_END) } else { (DOUBT_GONE, LIKELY) };
+        let most = most / f64::from(self.params.series_count.max(1)).sqrt();
+        // Of the steps that looking back has found the other account knows nothing.
+        let either = self.by != By::LookingBack || probability < 0.5;
+        if either && doubt < most && beyond(1.0) > likely {
+            return Some((side, doubt));
+        }
+        let evidence = self.evidence(worked).filter(|(worked, _)| worked * side > 0.0 && probability > 0.5);
+        self.by = By::Worked;
+        evidence
     }
 
     /// What came after the start, where that is explained far better than the whole is, block for block: then no shape of a start is that of
@@ -306,7 +360,8 @@ impl Detector {
         let settled = self.fine.settled()?;
         // Of fewer blocks each is explained better by itself: the noise's variance is as free.
         let fewer = 0.5 * (self.fine.regression.blocks as f64 / settled.regression.blocks.max(1) as f64).ln();
-        if settled.explains() < self.fine.explains() + CLEARER + fewer {
+        let whole = self.worked(0.5).unwrap_or(&self.fine);
+        if settled.explains() < whole.explains() + CLEARER + fewer {
             return None;
         }
         // What set in later the start did not hide.
@@ -346,6 +401,8 @@ const STANDS_BEYOND_DOUBT_H: f64 = 0.04;
 const STANDS_SHARE: f64 = 0.01;
 /// What comes after the start is what is told where its likeliest account is better by this much a block, in the mean (natural logarithm).
 const CLEARER: f64 = 0.7;
+/// From this probability on memory goes by requests without a doubt: what is seen then may ring by itself.
+const GOES_BY_REQUESTS: f64 = 0.95;
 /// The run has to grow by this factor before it is looked back upon anew.
 const LOOK_BACK_GROWTH: f64 = 1.04;
 

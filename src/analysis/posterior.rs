@@ -36,8 +36,10 @@ pub struct Hypothesis {
     pub warm: usize,
     /// What leaks.
     pub leak: Leak,
-    /// Whether there is a day cycle.
+    /// Whether anything comes and goes: a day cycle, or what is held of requests.
     pub day: bool,
+    /// Whether a day cycle does.
+    pub comes_round: bool,
     /// Logarithm of the likelihood at its peak over the drift, all else integrated out, times the hypothesis' prior.
     pub ln_peak: f64,
     /// The same with the drift integrated out too, under a wide prior.
@@ -48,6 +50,8 @@ pub struct Hypothesis {
     pub variance: f64,
     /// Estimate of the noise variance.
     pub noise_variance: f64,
+    /// What a leak in time from the start would be in its place, by the data alone: under a walk, what was gained.
+    pub steady: f64,
     /// Drift per unit of the leak's coefficient.
     pub factor: f64,
     /// Amplitude of the warm-up over its standard deviation, and in tolerances.
@@ -132,7 +136,7 @@ fn under_noise(
     let square = |sd: f64| variance / (sd * sd);
     // The day's columns come last, so that it can be left out by not going on.
     let shared_common: Vec<usize> = (DAY_0..DAY_0 + 4).collect();
-    let shared_ridge = [square(prior::DAY), square(prior::DAY), square(prior::HALF_DAY), square(prior::HALF_DAY)];
+    let shared_ridge = prior::cycle(r.worked).map(square);
     let leak_columns: Vec<usize> = leaks.iter().map(|l| l.1).collect();
     let warm_ridge = |k: usize| square(prior::of_start(k));
     let ln_noise = ln_prior_of_noise(&f.noise);
@@ -150,7 +154,7 @@ fn under_noise(
                     yy: f64,
                     leak_stats: &dyn Fn(usize) -> (f64, f64),
                     fitted: &Fitted| {
-        let has_day = day > 0;
+        let (place, comes_round) = (day, day > usize::from(r.worked));
         let leaks = if of == Of::Still { &[] } else { leaks };
         let base = -0.5 * (f.ln_s + ln_det) + ln_prior_of_start(warm) + ln_noise;
         let peak = |rss: f64| -shape * (scale + 0.5 * rss.max(0.0)).ln();
@@ -180,12 +184,14 @@ fn under_noise(
             noise,
             warm,
             leak: Leak::None,
-            day: has_day,
+            day: place > 0,
+            comes_round,
             ln_peak,
             ln_flat: ln_peak,
             mean: 0.0,
             variance: 0.0,
             noise_variance: estimate(yy),
+            steady: 0.0,
             factor: 0.0,
             warm_z: 0.0,
             warm_size: 0.0,
@@ -197,6 +203,8 @@ fn under_noise(
             out.push(none);
             top.none = top.none.max(ln_peak);
         }
+        let in_time = leaks.iter().position(|l| l.0 == Leak::Since(0)).map(leak_stats);
+        let steady = in_time.filter(|(g, _)| *g > 1e-9).map_or(0.0, |(g, gy)| gy / g);
         for (i, (leak, _, ln_prior, factor)) in leaks.iter().enumerate() {
             let (g, gy) = leak_stats(i);
             if g <= 1e-9 || *factor <= 0.0 {
@@ -219,12 +227,14 @@ fn under_noise(
                 noise,
                 warm,
                 leak: *leak,
-                day: has_day,
+                day: place > 0,
+                comes_round,
                 ln_peak,
                 ln_flat: 0.0,
                 mean,
                 variance,
                 noise_variance: s2,
+                steady: if *leak == Leak::Requests { steady } else { mean },
                 factor: *factor,
                 warm_z: 0.0,
                 warm_size: 0.0,
@@ -284,7 +294,7 @@ fn under_noise(
                         let at = |c: usize| m[a * n + c];
                         let quick = (at(y) - of_leak(&at) - slow * at(b)) / pa;
                         let known = [(a, quick), (b, slow), (l0 + i.unwrap_or(0), i.map_or(0.0, |_| s))];
-                        let amplitude = day_amplitude(&m, n, w0 - 4, &shared_ridge[..2 * day], &known);
+                        let amplitude = day_amplitude(&m, n, w0 - 4, &shared_ridge[..2 * day], &known, r.worked);
                         // Both grow: the lesser speaks for the pair.
                         let least = (quick * pa.sqrt()).min(slow * pb.sqrt());
                         let sd = if least == 0.0 { 1.0 } else { (quick + slow) / least };
@@ -322,7 +332,7 @@ fn under_noise(
                         if let Some(i) = i {
                             known[1] = (l0 + i, s);
                         }
-                        let amplitude = day_amplitude(&m, n, w0 - 4, &shared_ridge[..2 * day], &known);
+                        let amplitude = day_amplitude(&m, n, w0 - 4, &shared_ridge[..2 * day], &known, r.worked);
                         (amplitude, w, (1.0 / pivot).sqrt())
                     },
                 );
@@ -349,8 +359,9 @@ type Emit<'a> = dyn FnMut(Of, usize, usize, f64, f64, &dyn Fn(usize) -> (f64, f6
 type Fitted<'a> = dyn Fn(Option<usize>, f64) -> (f64, f64, f64) + 'a;
 
 /// Coefficients of the day cycle by back substitution in an eliminated matrix of width `n`: the rows from `first` on are the day's,
-/// one for each of `ridge`; `known` are columns with their coefficients. Returns the 24 h amplitude.
-fn day_amplitude(m: &[f64], n: usize, first: usize, ridge: &[f64], known: &[(usize, f64)]) -> f64 {
+/// one for each of `ridge`; `known` are columns with their coefficients. Returns the 24 h amplitude, which is the second pair's where memory
+/// goes by requests.
+fn day_amplitude(m: &[f64], n: usize, first: usize, ridge: &[f64], known: &[(usize, f64)], worked: bool) -> f64 {
     let count = ridge.len();
     let mut b = [0.0; 4];
     for i in (0..count).rev() {
@@ -364,7 +375,7 @@ fn day_amplitude(m: &[f64], n: usize, first: usize, ridge: &[f64], known: &[(usi
         }
         b[i] = v / (row[first + i] + ridge[i]);
     }
-    b[0].hypot(b[1])
+    if worked { b[2].hypot(b[3]) } else { b[0].hypot(b[1]) }
 }
 
 #[allow(clippy::too_many_arguments)] // one caller; the pieces have no life as a type
@@ -428,13 +439,13 @@ fn with_history(
                 // Of this segment's warm-up only the coefficient without the shared columns is at hand: no sign is read off it.
                 still_det += eliminate_rows(&mut b, STILL, from..to, new);
                 emit(Of::Still, warm, day, still_det - rare, b[STILL * STILL - 1], &|_| (0.0, 0.0), &|_, _| {
-                    (day_amplitude(&b, STILL, 0, ridge, &[]), 0.0, 0.0)
+                    (day_amplitude(&b, STILL, 0, ridge, &[], r.worked), 0.0, 0.0)
                 });
                 leaking_det += eliminate_rows(&mut a, k, from..to, new);
                 let stats = |i: usize| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]);
                 emit(Of::Leaking, warm, day, leaking_det - rare, a[k * k - 1], &stats, &|i, s| {
                     let known = i.map_or((0, 0.0), |i| (c + i, s));
-                    (day_amplitude(&a, k, 0, ridge, &[known]), 0.0, 0.0)
+                    (day_amplitude(&a, k, 0, ridge, &[known], r.worked), 0.0, 0.0)
                 });
             }
         }
@@ -509,7 +520,7 @@ fn leaked(h: &Hypothesis, r: &Regression, v: f64, served: f64) -> Part {
     }
     let ahead = 1.0 - served;
     let block = (h.noise_variance * (noise.white + 2e-3)).sqrt();
-    Part { weight: 0.0, mean: served * h.mean + ahead * part.mean, sd: (ahead * part.sd).hypot(1.5 * block) }
+    Part { weight: 0.0, mean: served * h.steady + ahead * part.mean, sd: (ahead * part.sd).hypot(1.5 * block) }
 }
 
 /// Scale of the prior under which hypotheses are weighed for the interval, in tolerances.
@@ -565,7 +576,7 @@ fn mix(list: &[Hypothesis], r: &Regression, horizon_h: f64) -> Posterior {
     let weight = |below: f64| if below < -25.0 { 0.0 } else { below.exp() };
     sceptical.iter_mut().for_each(|s| s.1.weight = weight(s.0 - top));
     let sum: f64 = sceptical.iter().map(|s| s.1.weight).sum();
-    let mut out = Posterior { best, top: first, still, ..Posterior::default() };
+    let mut out = Posterior { best, top: first, still, ln_evidence: top + sum.ln(), ..Posterior::default() };
     let (mut by_requests, mut leaking) = (0.0, 1e-300);
     for (_, mut part, i) in sceptical {
         part.weight /= sum;

@@ -25,8 +25,16 @@ pub mod prior {
     /// A cache that fills steadily.
     const CACHE: f64 = 2.5;
 
+    /// What is held of requests, where memory goes by them.
+    pub const HELD: [f64; 2] = [1.0, 0.6];
+
     /// What leaks, where it is only asked how a segment started.
     pub const LEAK: f64 = 3.0;
+
+    /// What comes and goes: see [`Block::cycle`](super::Block::cycle).
+    pub fn cycle(worked: bool) -> [f64; 4] {
+        if worked { [HELD[0], HELD[1], DAY, DAY] } else { [DAY, DAY, HALF_DAY, HALF_DAY] }
+    }
 
     /// The way in which a segment starts.
     pub fn of_start(k: usize) -> f64 {
@@ -76,6 +84,8 @@ pub struct Regression {
     pub restarted: bool,
     /// Requests known.
     pub requests: Option<f64>,
+    /// Whether memory is seen as going by requests.
+    pub worked: bool,
     /// Latest block, hours.
     pub now_h: f64,
     horizon_h: f64,
@@ -103,6 +113,7 @@ impl Regression {
             blocks: 0,
             restarted: false,
             requests: None,
+            worked: false,
             now_h: 0.0,
             horizon_h,
             onset_spacing_h: horizon_h / HINGES as f64,
@@ -122,14 +133,12 @@ impl Regression {
         for (i, step) in self.steps.iter().enumerate() {
             values[STEP_0 + i] = f64::from(u8::from(step.on));
         }
-        for harmonic in 0..2 {
-            let (s, c) = (std::f64::consts::TAU * b.t_h / 24.0 * (1 + harmonic) as f64).sin_cos();
-            values[DAY_0 + 2 * harmonic] = c;
-            values[DAY_0 + 2 * harmonic + 1] = s;
-        }
+        values[DAY_0..DAY_0 + 4].copy_from_slice(&b.cycle());
+        self.worked = b.worked.is_some();
         let in_segment = (b.t_h - self.segment_start_h).max(0.0);
+        let age_h = b.age_h(self.segment_start_h).max(0.0);
         for k in 0..WARM {
-            values[WARM_0 + k] = warm_shape(k, in_segment);
+            values[WARM_0 + k] = warm_shape(k, age_h);
         }
         for (k, onset) in self.onsets_h.iter().enumerate() {
             values[HINGE_0 + k] = (b.t_h - onset).max(0.0) / self.horizon_h;

@@ -265,7 +265,7 @@ impl Weighed<'_> {
         let now_h = run.blocks.last().map_or(0.0, |b| b.t_h);
         let late = claim.onset_h > 0.0;
         let design = run.design(claim, None);
-        let young_day = claim.day && now_h < DAY_KNOWN_H;
+        let young_day = claim.comes_round && now_h < DAY_KNOWN_H;
         self.without_rival(&design, young_day, 0.0, false);
         let ln_prior = (P_FOLLOWS / self.loads.len().max(1) as f64).ln();
         for i in 0..self.loads.len() {

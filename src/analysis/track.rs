@@ -3,9 +3,10 @@
 use super::bank::{self, Noise, WARM, pair, warm_shape};
 use super::beliefs::ln_grows;
 use super::blocks::{Block, Blocker, FINE, Ruling};
-use super::growth::{Claim, Shown, Still};
+use super::growth::{AS_CLAIMED, Claim, Shown, Still};
 use super::kept::{Gained, Kept};
-use super::mixture::{Part, Posterior};
+use super::load;
+use super::mixture::{self, Part, Posterior};
 use super::posterior::{self, Leak};
 use super::regression::Regression;
 use super::staircase;
@@ -41,6 +42,13 @@ const TAKEN_BACK: f64 = 0.5;
 const FALLS_MIN: usize = 5;
 /// A leak in shifts must come to so much over the horizon, tolerances.
 const SHIFTS_MIN: f64 = 0.8;
+/// Prior odds that memory goes by requests where these come unevenly (natural logarithm), and what is negligible.
+const LN_WORKED: f64 = -3.0;
+const NEGLIGIBLE: f64 = 0.01;
+/// By how much a run is usually explained better at most, where more kinds of noise are weighed (natural logarithm).
+const FEW_NOISES: f64 = 5.0;
+/// What is less likely by this much at first sight is not looked at twice (natural logarithm).
+const HOPELESS: f64 = 8.0;
 /// Looking back may explain a block worse by this much (natural logarithm).
 const WORSE: f64 = 0.3;
 /// The end of the horizon has come, as a share of it, ...
@@ -91,6 +99,7 @@ pub struct Track {
     floors: Option<Vec<Block>>,
     on_floors: OnceLock<Option<Box<Track>>>,
     beside: OnceLock<Option<Vec<Part>>>,
+    worked: OnceLock<Option<(Box<Track>, f64)>>,
     /// The run without its first quarter of a horizon, weighed by itself under fewer kinds of noise: what started, warmed up and made its
     /// arenas in those hours misleads it no more. There from the beginning, or its memory would look like growth.
     settled: Option<Box<Track>>,
@@ -98,6 +107,8 @@ pub struct Track {
     back: OnceLock<Option<Box<Track>>>,
     /// Whether its steps were found looking back.
     looks_back: bool,
+    /// Whether its blocks were another statistic of the same series once.
+    changed: bool,
 }
 
 impl Track {
@@ -128,9 +139,11 @@ impl Track {
             floors: None,
             on_floors: OnceLock::new(),
             beside: OnceLock::new(),
+            worked: OnceLock::new(),
             settled: None,
             back: OnceLock::new(),
             looks_back: false,
+            changed: false,
         }
     }
 
@@ -141,6 +154,7 @@ impl Track {
         } else {
             // Another statistic of the same series: its level is free once more.
             self.regression.step(f64::NAN);
+            self.changed = true;
             if let Some(settled) = &mut self.settled {
                 settled.regression.step(f64::NAN);
             }
@@ -177,6 +191,7 @@ impl Track {
         self.floors = self.kept.floors().filter(enough);
         self.on_floors = OnceLock::new();
         self.beside = OnceLock::new();
+        self.worked = OnceLock::new();
         self.back = OnceLock::new();
         if let Some(settled) = &mut self.settled {
             settled.judge();
@@ -258,15 +273,95 @@ impl Track {
         self.back.get_or_init(weigh).as_deref()
     }
 
+    /// The same run as it is seen where memory goes by requests, if these come unevenly: what starts is filled by them, and what is held of them
+    /// comes and goes as they do. With the probability that it is so, unless that is negligible. Worked out once a judgement, if anyone asks.
+    pub fn worked(&self) -> Option<(&Track, f64)> {
+        self.worked.get_or_init(|| self.weigh_worked()).as_ref().map(|(track, probability)| (&**track, *probability))
+    }
+
+    fn weigh_worked(&self) -> Option<(Box<Track>, f64)> {
+        // Of what was judged: the posterior knows no more.
+        let blocks = &self.kept.blocks[..self.kept.blocks.partition_point(|b| b.t_h <= self.judged_h)];
+        let requests = load::uneven(blocks).filter(|_| !self.changed)?;
+        let began_h = |first: &Block| {
+            let began = self.starts_h.iter().rev().find(|start| **start <= first.t_h);
+            began.copied().unwrap_or(self.from_h).min(first.from_h)
+        };
+        let ln = |track: &Track| track.posterior.ln_evidence;
+        let few = bank::few_noises;
+        let by_time = self.seen_as(blocks, few(), None, true);
+        let see = |way: load::Way, requests: &[f64]| {
+            let seen = way.see(blocks, requests, &began_h)?;
+            Some((way, self.seen_as(&seen, few(), None, true), seen))
+        };
+        let ways: Vec<_> = load::Way::all().filter_map(|way| see(way, &requests)).collect();
+        let of_ways = mixture::ln_mean(ways.iter().map(|(_, track, _)| ln(track)));
+        if LN_WORKED + of_ways < ln(&by_time) - HOPELESS {
+            return None;
+        }
+        let (way, best, seen) = ways.into_iter().max_by(|a, b| ln(&a.1).total_cmp(&ln(&b.1)))?;
+        // Priors are as wide as they are beside the noise, and how much noise there is nobody knew until now.
+        let again = |track: &Track, blocks: &[Block], steps: bool| {
+            self.seen_as(blocks, few(), Some(track.regression.variance.clone()), steps)
+        };
+        // Edges of the load are taken for steps.
+        let (stepped, smooth) = (again(&best, &seen, true), again(&best, &seen, false));
+        let of_worked = of_ways - ln(&best) + mixture::ln_mean([ln(&stepped), ln(&smooth)].into_iter());
+        // What a load that never changes explains as well, requests do not explain: each incarnation starts with what is held of it.
+        let hours: Vec<f64> = blocks.iter().map(|b| b.t_h).collect();
+        let even = see(way, &hours).map_or(f64::NEG_INFINITY, |(_, track, seen)| ln(&again(&track, &seen, true)));
+        // As the run came in more kinds of noise were weighed; where one of them is its own, the few explain nothing. Of a run whose blocks
+        // were thinned since, these are weighed so once more.
+        let whole = blocks.len() as u64 == self.judged_blocks;
+        let came_in = if whole { ln(self) } else { ln(&self.seen_as(blocks, bank::noises(), None, true)) } - FEW_NOISES;
+        let otherwise = ln(&again(&by_time, blocks, true)).max(even).max(came_in);
+        let probability = 1.0 / (1.0 + (otherwise - of_worked - LN_WORKED).exp());
+        let worked = if ln(&smooth) > ln(&stepped) { smooth } else { stepped };
+        (probability > NEGLIGIBLE).then(|| (Box::new(worked), probability))
+    }
+
+    /// The same run with these blocks in place of its own, and with its steps or without, under these kinds of noise; `variance` of each, where that is
+    /// known.
+    fn seen_as(&self, blocks: &[Block], noises: Vec<Noise>, variance: Option<Vec<f64>>, steps: bool) -> Track {
+        let mut track =
+            Track { seen_h: self.seen_h, ..Track::since(self.from_h, self.tolerance_bytes, self.horizon_h, noises) };
+        if let Some(variance) = variance {
+            track.regression.variance = variance;
+        }
+        let mut at = 0;
+        for run in blocks.chunk_by(|a, b| a.segment == b.segment) {
+            if at > 0 {
+                let began = self.starts_h.iter().rev().find(|start| **start <= run[0].t_h);
+                track.apply(Ruling::Restart(began.copied().unwrap_or(run[0].from_h)));
+            }
+            let mut stepped = 0.0;
+            for b in run {
+                let now = self.kept.stepped[at];
+                if now != stepped && steps {
+                    track.apply(Ruling::Level { t_h: b.from_h, size: now - stepped });
+                }
+                stepped = now;
+                track.apply(Ruling::Use(*b));
+                at += 1;
+            }
+        }
+        if steps {
+            track.steps.clone_from(&self.steps);
+        }
+        track.judge();
+        track
+    }
+
     /// How well the likeliest account explains a block, in the mean (natural logarithm).
     pub fn explains(&self) -> f64 {
         let top = self.posterior.top.map_or(f64::NEG_INFINITY, |top| top.ln_peak);
         top / self.regression.blocks.max(1) as f64
     }
 
-    /// Gives back what [`looked_back`](Self::looked_back) has worked out.
-    pub fn forget_looking_back(&mut self) {
+    /// Gives back what [`looked_back`](Self::looked_back) and [`worked`](Self::worked) have worked out.
+    pub fn forget(&mut self) {
         self.back = OnceLock::new();
+        self.worked = OnceLock::new();
     }
 
     /// Whether the steps that were found looking back leave no doubt by themselves.
@@ -308,7 +403,7 @@ impl Track {
         let h = self.posterior.best.or(self.posterior.top)?;
         let slowest = pair(h.warm).map_or(h.warm, |[_, slow]| slow);
         let started = |t_h: f64| {
-            let since_h = t_h - self.regression.segment_start_h();
+            let since_h = self.kept.age_h(t_h, self.regression.segment_start_h());
             if slowest < WARM { h.warm_size * warm_shape(slowest, since_h) } else { 0.0 }
         };
         self.kept.gained(&started, self.stepping_alone().others, self.horizon_h)
@@ -317,7 +412,7 @@ impl Track {
     /// Whether the likeliest account has a day, and the run does not end at the hour at which it began: then its ends do not compare.
     pub fn is_within_a_day(&self) -> bool {
         let days = self.regression.now_h / 24.0;
-        self.posterior.best.is_some_and(|h| h.day) && (days - days.round()).abs() * 24.0 > DAY_OFF_H
+        self.posterior.best.is_some_and(|h| h.comes_round) && (days - days.round()).abs() * 24.0 > DAY_OFF_H
     }
 
     /// What grows beside a rival, where one explains the series better than a leak does. Worked out once a judgement, if anyone asks.
@@ -367,6 +462,12 @@ impl Track {
         self.on_floors.get_or_init(weigh).as_deref()
     }
 
+    /// Whether the later half of what is claimed is there as it is claimed.
+    pub fn goes_on_as_claimed(&self) -> bool {
+        let shares = self.claim().and_then(|claim| self.kept.shares(&claim));
+        shares.is_some_and(|shares| AS_CLAIMED.contains(&shares.lately))
+    }
+
     /// What the likeliest leak claims.
     pub fn claim(&self) -> Option<Claim> {
         let h = self.posterior.best?;
@@ -389,6 +490,7 @@ impl Track {
             warm: h.warm,
             ln_start,
             day: h.day,
+            comes_round: h.comes_round,
             noise,
             kind,
             drift: h.mean,

@@ -108,7 +108,9 @@ impl Finding {
         if lo > tolerance_bytes && self.alarmed {
             Some("it had held as much before, gave that back and takes it again")
         } else if lo > tolerance_bytes {
-            Some("a start that goes on, a cache that fills, an allocator's arenas or a busy day may yet explain it")
+            Some(
+                "a start that goes on, a cache that fills, an allocator's arenas, a busy day or memory that follows the load may yet explain it",
+            )
         } else if hi < -tolerance_bytes && !self.alarmed {
             Some("the evening after a busy day or a cache that empties may yet explain it")
         } else {
