@@ -84,7 +84,9 @@ const SHOWN_LATE_ONSET: f64 = 0.6;
 const SHOWN_LAST: f64 = 0.2;
 /// ... then.
 const SHOWN_LAST_LATE_ONSET: f64 = 0.3;
-/// So much of the tolerance is much of it ...
+/// So much of the tolerance must have gone at least, by the claim, ...
+const GONE_LEAST: f64 = 0.5;
+/// ... and so much is much of it, ...
 const GONE: f64 = 0.8;
 /// ... where the series shows between so much and so much of what is claimed: more is growth of another kind.
 pub const AS_CLAIMED: std::ops::Range<f64> = 0.6..1.7;
@@ -219,6 +221,10 @@ impl Kept {
         }
         // ... nor is part of a run asked where its incarnations may each have begun lower than the last.
         if claim.rate < 0.0 && again && self.restarted() {
+            return Shown::No;
+        }
+        // What would be tolerated for good rings only at the end, when it is known what it comes to.
+        if so_far < GONE_LEAST && !at_the_end {
             return Shown::No;
         }
         if !late && age_h < STARTS_H && so_far < STEEP {
