@@ -6,7 +6,7 @@
 //! an independent judge instead: each was written by an author who had seen neither the detector nor the corpus it was tuned on. `curves` and
 //! `processes` take the question literally (the nuisances, ranges and leaks that it names, no others); `parts` and `programs` bring what else
 //! their authors would expect of real servers; `servers` are servers of models at their true scale, with the leaks of public
-//! threads. `-- real` takes no seed: what real programs held, sped up sixty times. Prints tables by nuisance and by leak, each series that was called wrongly, and the seed.
+//! threads. `-- real` and `-- real2` take no seed: what real programs held, sped up sixty times. Prints tables by nuisance and by leak, each series that was called wrongly, and the seed.
 
 mod corpus;
 mod judge_curves;
@@ -82,14 +82,14 @@ fn main() {
                 outcomes.push(run(i, &trace(seed, i), &mut seconds));
             }
         }
-        Some("real") => {
-            for (i, (name, trace)) in real::traces().iter().enumerate() {
+        Some(set @ ("real" | "real2")) => {
+            for (i, (name, trace)) in real::traces(set).iter().enumerate() {
                 let of = run(i as u64, trace, &mut seconds);
                 outcomes.push(Outcome { what: format!("{name}, {}", of.what), ..of });
             }
         }
         Some(word) => {
-            eprintln!("{word:?} is none of all, held, large, curves, processes, parts, programs, servers, real");
+            eprintln!("{word:?} is none of all, held, large, curves, processes, parts, programs, servers, real, real2");
             std::process::exit(2);
         }
     }

@@ -1,15 +1,15 @@
-//! Real programs: what 80 of them, in twelve languages and four servers, under four allocators and what runtimes bring, held in 48 hours of a clock that was sped up sixty times.
+//! Real programs: what 127 of them, in thirteen languages and four servers, under four allocators and what runtimes bring, held in 48 hours of a clock that was sped up sixty times.
 //!
-//! `real/README.md` tells how they were run and by whom. One file a program, as `soakd analyze` reads it; `real/truth.csv` tells what each does,
-//! and of a planted leak what the program itself counted: MB over the 48 hours, when it set in and when 50 MB were gone.
+//! `real/README.md` tells how they were run and by whom. Two sets, by two authors; one file a program, as `soakd analyze` reads it; `truth.csv` tells what each
+//! does, and of a planted leak what the program itself counted: MB over the 48 hours, when it set in and when 50 MB were gone.
 
 use crate::series::Trace;
 use soakd::model::series::Point;
 use std::path::{Path, PathBuf};
 
-/// All of them, with their names.
-pub fn traces() -> Vec<(String, Trace)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/verdict/real");
+/// All of a set (`real`, `real2`), with their names.
+pub fn traces(set: &str) -> Vec<(String, Trace)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/verdict").join(set);
     lines(&folder.join("truth.csv")).iter().map(|row| trace(&folder, row)).collect()
 }
 
