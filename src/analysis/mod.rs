@@ -10,6 +10,7 @@
 //! 5. `bank`: for each kind of noise, whitened sums of products of all that could explain the series;
 //! 6. `regression`: which columns those are at a given time; `starts`: how incarnations may have started, each much like the others;
 //! 7. `posterior`: every hypothesis weighed, and what they say of the drift together;
+//!    `load`: the same run as it is seen where memory goes by requests (hours of work, what is held of them), if they come unevenly;
 //! 8. `mixture`: what that amounts to; `beliefs`: what was believed beforehand;
 //! 9. `steps`: are the steps a leak, or what steps a few times and stops (`arenas`); `staircase`: the steps of the whole run, found looking back;
 //! 10. `growth`: does the series itself (`kept`) show what an alarm would claim of it, and the troughs of a slow saw-tooth (`floors`);
