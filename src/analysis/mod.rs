@@ -247,7 +247,7 @@ impl Detector {
             evidence = self.fine.looked_back().and_then(|track| self.evidence(track));
             self.by = By::LookingBack;
             // What comes and goes with the load hides what is left beneath it.
-            if evidence.is_none() {
+            if evidence.is_none() && self.fine.has_settled() {
                 let worked = self.worked(GOES_BY_REQUESTS).filter(|track| track.is_old() && track.goes_on_as_claimed());
                 evidence = worked.and_then(|track| self.evidence(track)).filter(|(side, _)| *side > 0.0);
                 self.by = By::Worked;

@@ -539,6 +539,11 @@ impl Track {
         self.settled.as_deref().filter(|settled| settled.regression.now_h > SETTLED_FROM * self.horizon_h)
     }
 
+    /// Whether the run is as old as that.
+    pub fn has_settled(&self) -> bool {
+        self.regression.now_h >= SETTLED * self.horizon_h
+    }
+
     /// Whether the likeliest leak has gone on for as long as a run takes to settle: what set in later, the start did not hide.
     pub fn is_old(&self) -> bool {
         self.claim().is_some_and(|claim| self.regression.now_h - claim.onset_h >= SETTLED * self.horizon_h)
