@@ -3,6 +3,7 @@
 //! What is counted is requests so far; what is wanted here is their rate, smoothed as memory that is held for a while smooths it.
 
 use super::blocks::{Block, Worked};
+use super::kept::segments;
 
 /// A load whose lowest rate is no lower than such a share of its highest is steady.
 const STEADY: f64 = 0.9;
@@ -84,7 +85,7 @@ impl Work {
 fn ages_h(blocks: &[Block], requests: &[f64], began_h: &dyn Fn(&Block) -> f64) -> Option<Vec<f64>> {
     let (mut served, mut long_h) = (0.0, 0.0);
     let mut ages = Vec::with_capacity(blocks.len());
-    for run in runs(blocks) {
+    for run in segments(blocks) {
         let (from, first) = (requests[run.start], &blocks[run.start]);
         let since_h = first.t_h - began_h(first);
         let until = first_rate(&blocks[run.clone()], &requests[run.clone()]) * since_h;
@@ -95,15 +96,6 @@ fn ages_h(blocks: &[Block], requests: &[f64], began_h: &dyn Fn(&Block) -> f64) -
     (served > 0.0).then(|| {
         ages.iter_mut().for_each(|age| *age *= long_h / served);
         ages
-    })
-}
-
-/// Runs of blocks of one incarnation.
-fn runs(blocks: &[Block]) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let mut start = 0;
-    blocks.chunk_by(|a, b| a.segment == b.segment).map(move |run| {
-        start += run.len();
-        start - run.len()..start
     })
 }
 
@@ -121,7 +113,7 @@ fn first_rate(run: &[Block], requests: &[f64]) -> f64 {
 /// one only if all is `anew`.
 fn held(blocks: &[Block], requests: &[f64], began_h: &dyn Fn(&Block) -> f64, held_h: f64, anew: bool) -> Vec<f64> {
     let mut out: Vec<f64> = Vec::with_capacity(blocks.len());
-    for run in runs(blocks) {
+    for run in segments(blocks) {
         let first = &blocks[run.start];
         let rate = first_rate(&blocks[run.clone()], &requests[run.clone()]);
         // Blocks may begin some time after the incarnation did.
