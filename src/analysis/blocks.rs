@@ -211,6 +211,20 @@ impl Blocker {
         (!last.is_empty()).then(|| quantile(&mut last, 0.5) * self.tolerance_bytes + self.base_bytes())
     }
 
+    /// How far the last minutes lie from where the blocks before them point, tolerances, and where that is; `None` where they do not all lie on the same side. Of
+    /// a saw-tooth, whose troughs are used, only what has held a block back.
+    pub fn unsettled(&self) -> Option<(f64, f64)> {
+        if self.period_h.is_some() && self.pending.is_empty() {
+            return None;
+        }
+        let open = self.open.iter().map(|t| (t.t_s / 3600.0, (t.bytes - self.base_bytes()) / self.tolerance_bytes));
+        let all: Vec<(f64, f64)> = self.pending.iter().map(|b| (b.t_h, b.y)).chain(open).collect();
+        let off = |(t_h, y): &(f64, f64)| self.predict(*t_h).map(|(predicted, _)| (y - predicted, *y));
+        let last: Vec<(f64, f64)> = all[all.len().checked_sub(LASTING)?..].iter().filter_map(off).collect();
+        let side = last.first()?.0.signum();
+        last.into_iter().min_by(|a, b| (side * a.0).total_cmp(&(side * b.0))).filter(|(off, _)| off * side > 0.0)
+    }
+
     /// Takes a tick; rulings that follow are appended to `out`.
     pub fn push(&mut self, tick: Tick, out: &mut Vec<Ruling>) {
         self.base_bytes.get_or_insert(tick.bytes);

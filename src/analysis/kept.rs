@@ -100,6 +100,20 @@ impl Kept {
         rows.map(|(b, stepped)| Block { y: b.y - stepped, ..*b })
     }
 
+    /// The lowest and the highest that was ever seen, tolerances, of what was set aside, too.
+    pub fn range(&self) -> (f64, f64) {
+        let all = self.blocks.iter().chain(self.aside.iter().map(|(b, _)| b));
+        all.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), b| (least.min(b.y), most.max(b.y)))
+    }
+
+    /// Where the level changed suddenly within an incarnation: when (hours), and by how much, tolerances.
+    pub fn changes(&self) -> impl Iterator<Item = (f64, f64)> {
+        let pairs = self.blocks.windows(2).zip(self.stepped.windows(2));
+        let within =
+            pairs.filter(|(blocks, stepped)| blocks[0].segment == blocks[1].segment && stepped[0] != stepped[1]);
+        within.map(|(blocks, stepped)| (blocks[1].from_h, stepped[1] - stepped[0]))
+    }
+
     /// How far the incarnations end above where they began, together, tolerances; of a slow saw-tooth, their troughs.
     pub fn risen(&self) -> f64 {
         let risen = |blocks: &[Block]| {

@@ -2,7 +2,7 @@
 
 use super::tests::{START_UNIX_S, series};
 use super::{Params, batch};
-use crate::model::finding::{Finding, Verdict};
+use crate::model::finding::{Finding, Shape, Verdict};
 use crate::model::series::Point;
 
 /// Five minutes, hours.
@@ -63,7 +63,12 @@ fn memory_that_follows_the_load_is_within_and_a_leak_beneath_it_rings() {
         assert_eq!(f.verdict, Verdict::Within, "{megabytes} MB for {held_h} h: {f:?}");
         // What is held for four hours rises through the first morning as a leak does.
         assert!(!f.alarmed || held_h > 2.0, "{megabytes} MB for {held_h} h: {f:?}");
+        // That is said, with how much it is: from its least to its most.
+        let (least, most) = load.held.iter().fold((f64::MAX, 0.0_f64), |(l, m), held| (l.min(*held), m.max(*held)));
+        let told = |f: &Finding| f.load_swing_bytes.unwrap_or(0.0) / 1e6 / (megabytes * (most - least));
+        assert!((0.85..1.15).contains(&told(&f)) && f.shape == Shape::None, "{} of {megabytes} MB: {f:?}", told(&f));
         let f = load.find(|h| follows(h) + 14.0 * load.served(h));
+        assert!((0.7..1.3).contains(&told(&f)), "{} of {megabytes} MB: {f:?}", told(&f));
         let (truth, [lo, hi]) = (14.0 * load.served(48.0), f.drift_ci95_bytes.map(|bytes| bytes / 1e6));
         assert!(f.alarmed && f.verdict == Verdict::Outside, "{megabytes} MB for {held_h} h: {f:?}");
         assert!(lo < truth && hi > truth && hi - lo < 120.0, "{truth} of {megabytes} MB for {held_h} h: {f:?}");
@@ -91,7 +96,7 @@ fn what_an_even_load_would_explain_as_well_is_not_explained_by_requests() {
     let (f, told) = (batch(&points, Params::default()), batch(&by_time, Params::default()));
     assert!(told.drift_ci95_bytes[0] > 50e6 && told.drift_ci95_bytes[1] > 144e6, "{told:?}");
     assert!((f.drift_bytes - told.drift_bytes).abs() < 25e6, "{f:?} {told:?}");
-    assert!(f.drift_ci95_bytes[0] > 50e6, "{f:?}");
+    assert!(f.drift_ci95_bytes[0] > 50e6 && f.load_swing_bytes.is_none(), "{f:?}");
 }
 
 #[test]

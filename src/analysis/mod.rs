@@ -16,7 +16,7 @@
 //! 10. `growth`: does the series itself (`kept`) show what an alarm would claim of it, and the troughs of a slow saw-tooth (`floors`);
 //! 11. `bends`: might a second warm-up be what is taken for a leak from the start; `rivals`: what else might it be that rises like that (`design` is the regression that asks it);
 //!     `shifts`: does it leak in some hours of each day alone;
-//! 12. `conclude`: verdict, interval, shape.
+//! 12. `conclude`: verdict, interval, shape; `course`: how the drift came about, which is told and drawn.
 //!
 //! [`fleet`] compares hosts and is a subject of its own.
 
@@ -27,6 +27,7 @@ mod bends;
 mod blocks;
 pub mod compare;
 mod conclude;
+mod course;
 mod design;
 pub mod fleet;
 mod floors;
@@ -55,7 +56,7 @@ mod tests;
 mod ticks;
 mod track;
 
-use crate::model::finding::Finding;
+use crate::model::finding::{self as model, Finding};
 use crate::model::series::Point;
 use growth::Shown;
 use outliers::Outliers;
@@ -168,13 +169,19 @@ impl Detector {
     /// What can be said now: the error is controlled however often this is asked.
     #[must_use]
     pub fn look(&self) -> Finding {
-        conclude::finding(self)
+        conclude::conclude(self)
     }
 
     /// Whether the alarm has rung, at far less cost than a whole finding.
     #[must_use]
     pub fn alarmed(&self) -> bool {
         self.first_alarm_unix_s.is_some()
+    }
+
+    /// How the drift of the [`look`](Self::look) came about, in order of time: a row for each block that is kept.
+    #[must_use]
+    pub fn course(&self) -> Vec<model::Course> {
+        conclude::course(self)
     }
 
     /// Times that the wall clock stepped back and the step was taken out.
@@ -193,6 +200,12 @@ impl Detector {
     #[must_use]
     pub fn outliers(&self) -> u64 {
         self.outliers.dropped()
+    }
+
+    /// How long what was set aside as no part of the level took, seconds: excursions that came back, and loading.
+    #[must_use]
+    pub fn set_aside_s(&self) -> f64 {
+        3600.0 * self.fine.set_aside_h
     }
 
     /// How long the run's start warmed up, seconds, if it did: until 95 % of it was over. What came before says nothing of the drift.

@@ -60,6 +60,10 @@ pub struct Hypothesis {
     pub warm_size: f64,
     /// What its amplitude would be if there were no drift, tolerances.
     pub warm_size_still: f64,
+    /// Where memory goes by requests: what is held of them for a shorter and a longer time when most is, tolerances.
+    pub held: [f64; 2],
+    /// Amplitude of 24 h, tolerances.
+    pub day_size: f64,
 }
 
 /// Inverse gamma prior of the noise variance: its shape. Its scale is the floor under the noise.
@@ -177,9 +181,9 @@ fn under_noise(
             return;
         }
         let ln_peak = base + peak(yy);
-        let (day, warm_size, warm_sd) = fitted(None, 0.0);
+        let (cycle, warm_size, warm_sd) = fitted(None, 0.0);
         let still = warm_size;
-        let ln_peak = ln_peak + ln_plausible(day);
+        let ln_peak = ln_peak + ln_plausible(cycle.day);
         let mut none = Hypothesis {
             noise,
             warm,
@@ -196,6 +200,8 @@ fn under_noise(
             warm_z: 0.0,
             warm_size: 0.0,
             warm_size_still: warm_size,
+            held: cycle.held,
+            day_size: cycle.day,
         };
         none.warm_size = warm_size;
         none.warm_z = warm_size / (warm_sd * none.noise_variance.sqrt());
@@ -221,8 +227,8 @@ fn under_noise(
             }
             let s2 = estimate(rss);
             let (mean, variance) = (s * factor, s2 / g * factor * factor);
-            let (day, warm_size, warm_sd) = fitted(Some(i), s);
-            let ln_peak = base + peak(rss) + ln_prior + ln_plausible(day);
+            let (cycle, warm_size, warm_sd) = fitted(Some(i), s);
+            let ln_peak = base + peak(rss) + ln_prior + ln_plausible(cycle.day);
             let mut h = Hypothesis {
                 noise,
                 warm,
@@ -239,6 +245,8 @@ fn under_noise(
                 warm_z: 0.0,
                 warm_size: 0.0,
                 warm_size_still: still,
+                held: cycle.held,
+                day_size: cycle.day,
             };
             // As wide as the drift is large: how large it is must not speak against it.
             h.ln_flat = ln_peak + ln_occam(&h, FLAT_SD * FLAT_SD + h.mean * h.mean);
@@ -294,11 +302,11 @@ fn under_noise(
                         let at = |c: usize| m[a * n + c];
                         let quick = (at(y) - of_leak(&at) - slow * at(b)) / pa;
                         let known = [(a, quick), (b, slow), (l0 + i.unwrap_or(0), i.map_or(0.0, |_| s))];
-                        let amplitude = day_amplitude(&m, n, w0 - 4, &shared_ridge[..2 * day], &known, r.worked);
+                        let cycle = cycle_of(&m, n, w0 - 4, &shared_ridge[..2 * day], &known, r.worked);
                         // Both grow: the lesser speaks for the pair.
                         let least = (quick * pa.sqrt()).min(slow * pb.sqrt());
                         let sd = if least == 0.0 { 1.0 } else { (quick + slow) / least };
-                        (amplitude, quick + slow, sd)
+                        (cycle, quick + slow, sd)
                     },
                 );
             }
@@ -332,8 +340,8 @@ fn under_noise(
                         if let Some(i) = i {
                             known[1] = (l0 + i, s);
                         }
-                        let amplitude = day_amplitude(&m, n, w0 - 4, &shared_ridge[..2 * day], &known, r.worked);
-                        (amplitude, w, (1.0 / pivot).sqrt())
+                        let cycle = cycle_of(&m, n, w0 - 4, &shared_ridge[..2 * day], &known, r.worked);
+                        (cycle, w, (1.0 / pivot).sqrt())
                     },
                 );
             }
@@ -354,14 +362,19 @@ enum Of {
 
 type Emit<'a> = dyn FnMut(Of, usize, usize, f64, f64, &dyn Fn(usize) -> (f64, f64), &Fitted) + 'a;
 
-/// For a leak (by its place in the list) and its coefficient: amplitude of the day cycle, size of the warm-up (tolerances),
+/// For a leak (by its place in the list) and its coefficient: what comes and goes, size of the warm-up (tolerances),
 /// and the latter's standard deviation over that of the noise.
-type Fitted<'a> = dyn Fn(Option<usize>, f64) -> (f64, f64, f64) + 'a;
+type Fitted<'a> = dyn Fn(Option<usize>, f64) -> (Cycle, f64, f64) + 'a;
 
-/// Coefficients of the day cycle by back substitution in an eliminated matrix of width `n`: the rows from `first` on are the day's,
-/// one for each of `ridge`; `known` are columns with their coefficients. Returns the 24 h amplitude, which is the second pair's where memory
-/// goes by requests.
-fn day_amplitude(m: &[f64], n: usize, first: usize, ridge: &[f64], known: &[(usize, f64)], worked: bool) -> f64 {
+/// What comes and goes, tolerances: amplitude of 24 h, and what is held of requests.
+struct Cycle {
+    day: f64,
+    held: [f64; 2],
+}
+
+/// Coefficients of what comes and goes by back substitution in an eliminated matrix of width `n`: the rows from `first` on are theirs,
+/// one for each of `ridge`; `known` are columns with their coefficients. Where memory goes by requests, 24 h are the second pair.
+fn cycle_of(m: &[f64], n: usize, first: usize, ridge: &[f64], known: &[(usize, f64)], worked: bool) -> Cycle {
     let count = ridge.len();
     let mut b = [0.0; 4];
     for i in (0..count).rev() {
@@ -375,7 +388,11 @@ fn day_amplitude(m: &[f64], n: usize, first: usize, ridge: &[f64], known: &[(usi
         }
         b[i] = v / (row[first + i] + ridge[i]);
     }
-    if worked { b[2].hypot(b[3]) } else { b[0].hypot(b[1]) }
+    if worked {
+        Cycle { day: b[2].hypot(b[3]), held: [b[0], b[1]] }
+    } else {
+        Cycle { day: b[0].hypot(b[1]), held: [0.0; 2] }
+    }
 }
 
 #[allow(clippy::too_many_arguments)] // one caller; the pieces have no life as a type
@@ -439,13 +456,13 @@ fn with_history(
                 // Of this segment's warm-up only the coefficient without the shared columns is at hand: no sign is read off it.
                 still_det += eliminate_rows(&mut b, STILL, from..to, new);
                 emit(Of::Still, warm, day, still_det - rare, b[STILL * STILL - 1], &|_| (0.0, 0.0), &|_, _| {
-                    (day_amplitude(&b, STILL, 0, ridge, &[], r.worked), 0.0, 0.0)
+                    (cycle_of(&b, STILL, 0, ridge, &[], r.worked), 0.0, 0.0)
                 });
                 leaking_det += eliminate_rows(&mut a, k, from..to, new);
                 let stats = |i: usize| (a[(c + i) * k + c + i], a[(c + i) * k + k - 1]);
                 emit(Of::Leaking, warm, day, leaking_det - rare, a[k * k - 1], &stats, &|i, s| {
                     let known = i.map_or((0, 0.0), |i| (c + i, s));
-                    (day_amplitude(&a, k, 0, ridge, &[known], r.worked), 0.0, 0.0)
+                    (cycle_of(&a, k, 0, ridge, &[known], r.worked), 0.0, 0.0)
                 });
             }
         }

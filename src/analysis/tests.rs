@@ -578,7 +578,7 @@ proptest! {
         prop_assert!((a.drift_bytes * k - b.drift_bytes).abs() <= 1e-9 * b.drift_bytes.abs().max(1.0));
         for i in 0..2 {
             let (a, b) = (a.drift_ci95_bytes[i] * k, b.drift_ci95_bytes[i]);
-            prop_assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0));
+            prop_assert!(a == b || (a - b).abs() <= 1e-9 * b.abs().max(1.0)); // an end that is not known is infinite
         }
     }
 

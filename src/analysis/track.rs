@@ -61,6 +61,10 @@ const KNOWN: f64 = 0.9;
 /// per cent more data is not worth its cost.
 const JUDGE_GROWTH: f64 = 1.015;
 
+/// What lies so far beyond all that was seen, tolerances, has not been there before.
+const NEW_LEVEL: f64 = 0.5;
+/// A day, hours.
+const DAY_H: f64 = 24.0;
 /// How far the end of a run may be off the hour at which it began for its ends to compare, hours.
 const DAY_OFF_H: f64 = 2.0;
 
@@ -68,6 +72,15 @@ const DAY_OFF_H: f64 = 2.0;
 const DRIFT_MIN: f64 = 0.1;
 /// By how much it must be likelier that there is a rival than that there is none for the estimate to be that beside rivals.
 const LN_RIVAL: f64 = 2.0;
+
+/// What is held of requests, tolerances.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    /// The most above the least.
+    pub swing: f64,
+    /// At the last block, above the least.
+    pub now: f64,
+}
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -84,6 +97,8 @@ pub struct Track {
     starts_h: Vec<f64>,
     /// The blocks themselves, for a second opinion.
     pub kept: Kept,
+    /// How long what was set aside took, hours.
+    pub set_aside_h: f64,
     /// What the steps of this segment sum to.
     stepped: f64,
     horizon_h: f64,
@@ -128,6 +143,7 @@ impl Track {
             steps: VecDeque::new(),
             starts_h: Vec::new(),
             kept: Kept::default(),
+            set_aside_h: 0.0,
             stepped: 0.0,
             horizon_h,
             seen_h: 0.0,
@@ -411,8 +427,8 @@ impl Track {
 
     /// Whether the likeliest account has a day, and the run does not end at the hour at which it began: then its ends do not compare.
     pub fn is_within_a_day(&self) -> bool {
-        let days = self.regression.now_h / 24.0;
-        self.posterior.best.is_some_and(|h| h.comes_round) && (days - days.round()).abs() * 24.0 > DAY_OFF_H
+        let days = self.regression.now_h / DAY_H;
+        self.posterior.best.is_some_and(|h| h.comes_round) && (days - days.round()).abs() * DAY_H > DAY_OFF_H
     }
 
     /// What grows beside a rival, where one explains the series better than a leak does. Worked out once a judgement, if anyone asks.
@@ -466,6 +482,33 @@ impl Track {
     pub fn goes_on_as_claimed(&self) -> bool {
         let shares = self.claim().and_then(|claim| self.kept.shares(&claim));
         shares.is_some_and(|shares| AS_CLAIMED.contains(&shares.lately))
+    }
+
+    /// Whether it is the run as it is seen where memory goes by requests.
+    pub fn goes_by_requests(&self) -> bool {
+        self.regression.worked
+    }
+
+    /// What comes and goes with the hours of the day, from its least to its most, tolerances, where by the likeliest account there is any and a day is over.
+    pub fn day_swing(&self) -> Option<f64> {
+        let top = self.posterior.top.filter(|top| top.comes_round)?;
+        (self.regression.now_h >= DAY_H).then_some(2.0 * top.day_size)
+    }
+
+    /// Hours of work of the last incarnation, where memory goes by requests.
+    pub fn worked_h(&self) -> Option<f64> {
+        self.kept.blocks.last()?.worked.map(|worked| worked.age_h)
+    }
+
+    /// What comes and goes with the requests, tolerances, where memory goes by them and by the likeliest account there is any.
+    pub fn held(&self) -> Option<Held> {
+        let [short, long] = self.posterior.top?.held;
+        let held = |b: &Block| b.worked.map(|worked| short * worked.held[0] + long * worked.held[1]);
+        let all = || self.kept.blocks.iter().filter_map(held);
+        let (least, most) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), x| (l.min(x), m.max(x)));
+        // What falls as the load rises is not held of requests.
+        (short + long > 0.0 && most > least)
+            .then(|| Held { swing: most - least, now: all().next_back().unwrap_or(least) - least })
     }
 
     /// What the likeliest leak claims.
@@ -529,6 +572,18 @@ impl Track {
         judge(&self.steps, &self.starts_h, self.from_h, self.regression.now_h, self.horizon_h)
     }
 
+    /// How far the last minutes lie from where the series was, tolerances, if that is beyond the tolerance and beyond all that there was before.
+    pub fn unsettled(&self) -> Option<f64> {
+        let (least, most) = self.kept.range();
+        let anew = |(off, y): &(f64, f64)| off.abs() > 1.0 && (*y > most + NEW_LEVEL || *y < least - NEW_LEVEL);
+        self.blocker.unsettled().filter(anew).map(|(off, _)| off)
+    }
+
+    /// Whether it tells of the run from its beginning.
+    pub fn is_whole(&self) -> bool {
+        self.from_h == 0.0
+    }
+
     /// Median of the last blocks, bytes.
     pub fn level_bytes(&self) -> Option<f64> {
         self.blocker.level_bytes()
@@ -575,7 +630,10 @@ impl Track {
                 self.regression.push(&block);
                 self.kept.push(block, self.stepped);
             }
-            Ruling::Drop(block) => self.kept.set_aside(block, self.stepped),
+            Ruling::Drop(block) => {
+                self.set_aside_h += block.to_h - block.from_h;
+                self.kept.set_aside(block, self.stepped);
+            }
         }
     }
 }

@@ -87,7 +87,8 @@ pub fn execute(args: &Args) -> Done {
         (None, None) => return Err(CannotStart("give a CSV file, or --db with a database".into())),
     };
     let finding = judged.detector.look();
-    let notes = Notes { outliers: judged.detector.outliers(), ..notes };
+    let notes =
+        Notes { outliers: judged.detector.outliers(), aside_s: judged.detector.set_aside_s().round() as u64, ..notes };
     let columns = judged.columns.map(Thinner::finish).unwrap_or_default();
     if let Some(path) = &args.plot {
         let warm_up = judged.first_unix_s.zip(judged.detector.warm_up_s()).map(|(from_s, long_s)| Span {
@@ -213,14 +214,12 @@ fn draw(
 }
 
 fn json(finding: &Finding, notes: &Notes, replay: bool) -> Result<String, CannotStart> {
-    let mut value = serde_json::to_value(finding).map_err(CannotStart::because)?;
-    if let Some(object) = value.as_object_mut() {
-        if !replay {
-            object.remove("first_alarm_unix_s");
-        }
-        object.insert("notes".into(), serde_json::Value::from(notes.sentences()));
+    let mut object = finding.fields();
+    if !replay {
+        object.remove("first_alarm_unix_s");
     }
-    let mut text = serde_json::to_string_pretty(&value).map_err(CannotStart::because)?;
+    object.insert("notes".into(), serde_json::Value::from(notes.sentences()));
+    let mut text = serde_json::to_string_pretty(&object).map_err(CannotStart::because)?;
     text.push('\n');
     Ok(text)
 }

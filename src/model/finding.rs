@@ -59,6 +59,47 @@ impl Shape {
     }
 }
 
+/// Sudden changes of a series' level that were seen as such, restarts apart.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Steps {
+    /// How many, up and down.
+    pub count: u32,
+    /// What they sum to, bytes: near 0 where the level came back each time.
+    pub sum_bytes: f64,
+    /// The same whether up or down.
+    pub moved_bytes: f64,
+    /// The largest of them, bytes; negative if it went down.
+    pub largest_bytes: f64,
+    /// When that was.
+    pub largest_unix_s: f64,
+}
+
+impl Steps {
+    /// Whether the level goes to and fro: what is left is small beside all that it moved.
+    #[must_use]
+    pub fn come_back(&self) -> bool {
+        self.count > 1 && self.sum_bytes.abs() < COME_BACK * self.moved_bytes
+    }
+}
+
+/// How a drift came about, for a picture: what the analysis says of the level and of the growth at a time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Course {
+    /// When, seconds since the epoch.
+    pub unix_s: f64,
+    /// In which incarnation.
+    pub segment: u32,
+    /// What sudden changes have added to the level of the incarnation by then, bytes.
+    pub stepped_bytes: f64,
+    /// What has grown by then, bytes, summed over all incarnations; without what steps have added.
+    pub grown_bytes: f64,
+    /// What part of the drift over the horizon is there by then.
+    pub share: f64,
+}
+
+/// What comes back leaves less than this share of all that it moved.
+const COME_BACK: f64 = 0.3;
+
 /// What the analysis says of one series at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
@@ -72,7 +113,7 @@ pub struct Finding {
     pub drift_ci95_bytes: [f64; 2],
     /// Bytes per hour, at the present rate.
     pub slope_bytes_per_hour: f64,
-    /// Bytes per request, where requests are known and the growth goes with them.
+    /// Bytes per request, where requests are known and the growth goes with them, or, in a growth that is linear in time, came too evenly to tell.
     pub slope_bytes_per_request: Option<f64>,
     /// The smallest drift over the horizon that would stand out from none, with what this run has seen so far.
     pub minimum_detectable_drift_bytes: f64,
@@ -80,8 +121,25 @@ pub struct Finding {
     pub samples: u64,
     /// Seconds from the first to the last.
     pub span_s: f64,
-    /// When the tolerance will have been used up: `[earliest, latest]` of the 95 % interval; `None` if it will not within ten horizons.
+    /// Since when it grows, where that is not from the start: a leak in time that set in later.
+    #[serde(default)]
+    pub onset_unix_s: Option<f64>,
+    /// When the tolerance was or will be used up, as time, requests or steps bring it about: `[earliest, latest]` of the 95 % interval; `None` if it
+    /// will not within ten horizons.
     pub crossing_unix_s: Option<[f64; 2]>,
+    /// Sudden changes of the level, if any.
+    #[serde(default)]
+    pub steps: Option<Steps>,
+    /// How far the last minutes lie from where it was, if that is beyond the tolerance and all that there was before: too new to be judged.
+    #[serde(default)]
+    pub unsettled_bytes: Option<f64>,
+    /// What comes and goes with the requests, from its least to its most so far (sessions, connections, buffers); no part of the drift. `None` where
+    /// requests are not counted or come evenly, and where memory does not follow them.
+    #[serde(default)]
+    pub load_swing_bytes: Option<f64>,
+    /// What comes and goes with the hours of the day, from its least to its most; no part of the drift. `None` where there is none, and before a day is over.
+    #[serde(default)]
+    pub day_swing_bytes: Option<f64>,
     /// Where a saturating series is heading.
     pub asymptote_bytes: Option<f64>,
     /// True once this series has rung (error controlled under continuous looking); it stays true.
@@ -97,13 +155,38 @@ impl Finding {
         self.drift_ci95_bytes.iter().all(|end| end.is_finite())
     }
 
-    /// What may yet explain a drift that is inconclusive though its whole interval lies beyond the tolerance, bytes: it has not rung, or what rang was
-    /// given back since. `None` where there is none to explain.
+    /// Its JSON: a drift that is not known yet, and its slope, are null there.
+    #[must_use]
+    pub fn fields(&self) -> serde_json::Map<String, serde_json::Value> {
+        let Ok(serde_json::Value::Object(mut fields)) = serde_json::to_value(self) else {
+            return serde_json::Map::new();
+        };
+        if !self.drift_is_known() {
+            for name in ["drift_bytes", "drift_ci95_bytes", "slope_bytes_per_hour"] {
+                fields.insert(name.into(), serde_json::Value::Null);
+            }
+        }
+        fields
+    }
+
+    /// Why a drift is inconclusive though its whole interval lies on one side of the tolerance, bytes: beyond it, it has not rung, or what rang was given
+    /// back since; inside it, its level has stepped, or just done so. `None` where nothing is to be explained.
     #[must_use]
     pub fn held_back(&self, tolerance_bytes: f64) -> Option<&'static str> {
         let [lo, hi] = self.drift_ci95_bytes;
         if self.verdict != Verdict::Inconclusive || !self.drift_is_known() {
             return None;
+        }
+        if lo > -tolerance_bytes && hi < tolerance_bytes {
+            return match (self.unsettled_bytes, self.steps) {
+                (Some(_), _) => {
+                    Some("its last minutes lie far from all before, and whether they stay there is not known")
+                }
+                (None, Some(steps)) if steps.sum_bytes.abs() > 0.5 * tolerance_bytes => Some(
+                    "its level has stepped by the tolerance, and whether more such steps follow nobody can tell from it",
+                ),
+                _ => None,
+            };
         }
         if lo > tolerance_bytes && self.alarmed {
             Some("it had held as much before, gave that back and takes it again")

@@ -69,9 +69,9 @@ fn series(s: &SeriesFacts) -> Value {
     }
     fields.insert("judged".into(), json!(s.judged));
     fields.insert("bytes_max".into(), json!(s.bytes_max));
-    match s.finding.as_ref().map(serde_json::to_value) {
-        Some(Ok(Value::Object(finding))) => fields.extend(finding),
-        _ => {
+    match &s.finding {
+        Some(finding) => fields.extend(finding.fields()),
+        None => {
             for name in ["verdict", "shape", "drift_bytes", "drift_ci95_bytes", "minimum_detectable_drift_bytes"] {
                 fields.insert(name.into(), Value::Null);
             }

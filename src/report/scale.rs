@@ -116,6 +116,12 @@ pub fn moment(unix_s: f64) -> String {
     stamp(unix_s, "%Y-%m-%d %H:%M:%S UTC")
 }
 
+/// `2026-11-24 03:05 UTC`, for what is not known to the second.
+#[must_use]
+pub fn minute(unix_s: f64) -> String {
+    stamp((unix_s / 60.0).round() * 60.0, "%Y-%m-%d %H:%M UTC")
+}
+
 fn stamp(unix_s: f64, format: &str) -> String {
     DateTime::<Utc>::from_timestamp_millis((unix_s * 1e3).round() as i64)
         .map_or_else(|| format!("{unix_s:.0} s"), |t| t.format(format).to_string())
@@ -139,7 +145,7 @@ pub fn ticks(lo: f64, hi: f64, count: usize) -> (Vec<f64>, f64) {
 /// Round moments (UTC) from `from_s` to `to_s`, at most about `count`, each with its label. Midnight carries the date.
 #[must_use]
 pub fn time_ticks(from_s: f64, to_s: f64, count: usize) -> Vec<(f64, String)> {
-    const STEPS_S: [f64; 22] = [
+    const STEPS_S: [f64; 26] = [
         1.0,
         2.0,
         5.0,
@@ -162,15 +168,21 @@ pub fn time_ticks(from_s: f64, to_s: f64, count: usize) -> Vec<(f64, String)> {
         172_800.0,
         604_800.0,
         2_592_000.0,
+        7_776_000.0,
+        31_536_000.0,
+        157_680_000.0,
+        788_400_000.0,
     ];
     let rough = (to_s - from_s) / count.max(1) as f64;
-    let step = STEPS_S.into_iter().find(|s| *s >= rough).unwrap_or(2_592_000.0);
+    let step = STEPS_S.into_iter().find(|s| *s >= rough).unwrap_or_else(|| rough.ceil());
     let (first, last) = ((from_s / step).ceil() as i64, (to_s / step).floor() as i64);
     let label = |t: f64| {
         let midnight = t.rem_euclid(86_400.0) == 0.0;
         stamp(
             t,
-            if midnight {
+            if step >= 7_776_000.0 {
+                "%b %Y"
+            } else if midnight {
                 "%b %-d"
             } else if step < 60.0 {
                 "%H:%M:%S"

@@ -9,7 +9,7 @@ use crate::model::event::EventSeverity;
 use crate::model::facts::{
     AlertFacts, CanaryFacts, EventFacts, GapFacts, ProcessFacts, RunFacts, SeriesFacts, Throughput, Uptime,
 };
-use crate::model::finding::{Finding, Shape, Verdict};
+use crate::model::finding::{Finding, Shape, Steps, Verdict};
 use crate::model::run::RunState;
 use crate::model::time::UnixMillis;
 use rusqlite::{OptionalExtension, Params, Row};
@@ -327,11 +327,28 @@ fn read_finding(row: &Row<'_>) -> rusqlite::Result<(Finding, UnixMillis, bool)> 
         samples: row.get::<_, i64>("samples")?.unsigned_abs(),
         span_s: row.get("span_s")?,
         crossing_unix_s: moment("crossing_from_unix_ms")?.zip(moment("crossing_to_unix_ms")?).map(|(a, b)| [a, b]),
+        day_swing_bytes: row.get::<_, Option<i64>>("day_swing_bytes")?.map(|b| b as f64),
+        onset_unix_s: moment("onset_unix_ms")?,
+        steps: read_steps(row)?,
+        unsettled_bytes: row.get::<_, Option<i64>>("unsettled_bytes")?.map(|b| b as f64),
+        load_swing_bytes: row.get::<_, Option<i64>>("load_swing_bytes")?.map(|b| b as f64),
         asymptote_bytes: row.get::<_, Option<i64>>("asymptote_bytes")?.map(|b| b as f64),
         alarmed: row.get::<_, i64>("alarmed")? != 0,
         first_alarm_unix_s: moment("first_alarm_unix_ms")?,
     };
     Ok((finding, UnixMillis(row.get("unix_ms")?), row.get::<_, i64>("is_final")? != 0))
+}
+
+fn read_steps(row: &Row<'_>) -> rusqlite::Result<Option<Steps>> {
+    let bytes = |name: &str| row.get::<_, i64>(name).map(|b| b as f64);
+    let Some(count) = row.get::<_, Option<u32>>("steps")? else { return Ok(None) };
+    Ok(Some(Steps {
+        count,
+        sum_bytes: bytes("stepped_bytes")?,
+        moved_bytes: bytes("moved_bytes")?,
+        largest_bytes: bytes("largest_step_bytes")?,
+        largest_unix_s: bytes("largest_step_unix_ms")? / 1e3,
+    }))
 }
 
 /// Time that passed, whatever the wall clock did (`stepped_ms`); in it unwatched time and, beside it, time in which a worker was gone: from its last heartbeat (a hang) or its end to the start

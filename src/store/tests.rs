@@ -3,10 +3,11 @@
 use super::sql::{Limits, QueryError, Reader};
 use super::*;
 use crate::model::event::{Event, EventKind, EventSeverity};
-use crate::model::finding::Verdict;
+use crate::model::finding::{Finding, Shape, Steps, Verdict};
 use crate::model::process::{EndReason, Golden, NewDevice, NewProcess, ProcessEnd};
 use crate::model::run::{Absence, RunEnd, RunPlan, RunState};
 use crate::model::sample::{DeviceReading, HostReading, ProcessReading, Role, SampleBatch, WorkReading};
+use crate::model::series::{SeriesKey, SeriesKind};
 use serde_json::{Value, json};
 
 const START: i64 = 1_790_000_040_000; // a whole minute
@@ -363,4 +364,62 @@ fn the_documentation_names_every_table_and_view() {
     let missing: Vec<&String> =
         reader.reader().schema().keys().filter(|name| !text.contains(&format!("`{name}`"))).collect();
     assert!(missing.is_empty(), "docs/database.md does not mention {missing:?}");
+}
+
+#[test]
+fn a_finding_comes_back_as_it_was_said() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path().join("soak.db"), Mode::Write).expect("new");
+    let run = store.start_run(&plan()).expect("run");
+    let said = Finding {
+        verdict: Verdict::Outside,
+        shape: Shape::Linear,
+        drift_bytes: 80e6,
+        drift_ci95_bytes: [70e6, 90e6],
+        slope_bytes_per_hour: 3e6,
+        slope_bytes_per_request: Some(12.5),
+        minimum_detectable_drift_bytes: 4e6,
+        samples: 9,
+        span_s: 90.0,
+        onset_unix_s: Some(1_790_000_001.0),
+        crossing_unix_s: Some([1_790_000_002.0, 1_790_000_003.0]),
+        steps: Some(Steps {
+            count: 3,
+            sum_bytes: -5e6,
+            moved_bytes: 25e6,
+            largest_bytes: -15e6,
+            largest_unix_s: 1_790_000_004.0,
+        }),
+        unsettled_bytes: Some(-60e6),
+        load_swing_bytes: Some(7e6),
+        day_swing_bytes: Some(8e6),
+        asymptote_bytes: Some(9e6),
+        alarmed: true,
+        first_alarm_unix_s: Some(1_790_000_005.0),
+    };
+    let nothing_known = Finding {
+        drift_ci95_bytes: [f64::NEG_INFINITY, f64::INFINITY],
+        minimum_detectable_drift_bytes: f64::INFINITY,
+        drift_bytes: 0.0,
+        steps: None,
+        ..said.clone()
+    };
+    for (at, finding) in [(START + 1, &nothing_known), (START + 2, &said)] {
+        store
+            .record(|tx| {
+                let key = SeriesKey { kind: SeriesKind::Rss, role: Some(Role::Worker), ordinal: 0 };
+                let series = tx.series(run, &key, true)?;
+                tx.finding(series, UnixMillis(at), false, finding)
+            })
+            .expect("written");
+        let facts = store.run_facts(run, 10, UnixMillis(at)).expect("facts").expect("the run");
+        assert_eq!(facts.series[0].finding.as_ref(), Some(finding));
+    }
+    let reader = Reader::open(folder.path().join("soak.db")).expect("reader");
+    let drift = "SELECT drift_mb, grows_since, steps, load_swing_mb, day_swing_mb FROM v_drift";
+    let row = [json!(80.0), json!("2026-09-21T14:13:21Z"), json!(3), json!(7.0), json!(8.0)];
+    assert_eq!(reader.query_rows(drift, &[], limits(9)).expect(drift).rows, [row]);
+    // What is not known has no figure.
+    let history = "SELECT drift_mb FROM v_drift_history ORDER BY at";
+    assert_eq!(reader.query_rows(history, &[], limits(9)).expect(history).rows, [[json!(null)], [json!(80.0)]]);
 }

@@ -298,8 +298,10 @@ impl<'a> Writing<'a> {
         self.execute(
             "INSERT INTO finding (series_id, unix_ms, is_final, verdict, shape, drift_bytes, drift_lo_bytes, drift_hi_bytes,
                slope_bytes_per_hour, slope_bytes_per_request, minimum_detectable_drift_bytes, samples, span_s,
-               crossing_from_unix_ms, crossing_to_unix_ms, asymptote_bytes, alarmed, first_alarm_unix_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+               crossing_from_unix_ms, crossing_to_unix_ms, asymptote_bytes, alarmed, first_alarm_unix_ms,
+               load_swing_bytes, day_swing_bytes, onset_unix_ms, steps, stepped_bytes, moved_bytes, largest_step_bytes, largest_step_unix_ms, unsettled_bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
+               ?24, ?25, ?26, ?27)",
             params![
                 series_id,
                 at.0,
@@ -319,6 +321,15 @@ impl<'a> Writing<'a> {
                 finding.asymptote_bytes.map(whole),
                 finding.alarmed,
                 finding.first_alarm_unix_s.map(millis),
+                finding.load_swing_bytes.map(whole),
+                finding.day_swing_bytes.map(whole),
+                finding.onset_unix_s.map(millis),
+                finding.steps.map(|steps| steps.count),
+                finding.steps.map(|steps| whole(steps.sum_bytes)),
+                finding.steps.map(|steps| whole(steps.moved_bytes)),
+                finding.steps.map(|steps| whole(steps.largest_bytes)),
+                finding.steps.map(|steps| millis(steps.largest_unix_s)),
+                finding.unsettled_bytes.map(whole),
             ],
         )?;
         Ok(())

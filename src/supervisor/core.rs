@@ -381,8 +381,14 @@ impl Core {
         }
         let finding = &look.finding;
         let each = finding.slope_bytes_per_request.map_or_else(String::new, |b| format!(", {b:.0} bytes a request"));
+        let since = finding
+            .onset_unix_s
+            .map_or_else(String::new, |onset| format!(" since about {}", crate::report::scale::minute(onset)));
+        let beside = finding
+            .load_swing_bytes
+            .map_or_else(String::new, |swing| format!("; {:.1} MB come and go with the requests besides", swing / 1e6));
         let summary = format!(
-            "{} drifts by {} over the horizon (95 % interval {} to {}), {} shape{each}",
+            "{} drifts by {} over the horizon (95 % interval {} to {}), {} shape{since}{each}{beside}",
             look.title(),
             super::watch::signed_megabytes(finding.drift_bytes),
             super::watch::signed_megabytes(finding.drift_ci95_bytes[0]),

@@ -5,16 +5,12 @@
 //! takes and gives as it likes; it is followed and shown, and judges nothing. The canary is followed and judges nothing.
 
 use crate::analysis::{Detector, Params};
-use crate::model::finding::{Finding, Shape, Verdict};
+use crate::model::finding::{Finding, Shape, Steps, Verdict};
 use crate::model::sample::{DeviceReading, ProcessReading, Role, WorkReading};
 use crate::model::series::{Point, SeriesKey, SeriesKind};
 use crate::model::time::UnixMillis;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, TryRecvError};
-
-/// An interval that reaches this many tolerances both ways says only that too little was seen. It is given on without ends,
-/// which everything behind shows as "not known yet": a figure of thousands of tolerances would only look like one.
-const KNOWN_TOLERANCES_MAX: f64 = 1e3;
 
 /// Points that may wait for the past: a dozen series for two hours. More than that and the past is waited for.
 const WAITING_MAX: usize = 100_000;
@@ -123,6 +119,8 @@ impl Pace {
         found.span_s /= self.factor;
         found.crossing_unix_s = found.crossing_unix_s.map(|ends| ends.map(back));
         found.first_alarm_unix_s = found.first_alarm_unix_s.map(back);
+        found.onset_unix_s = found.onset_unix_s.map(back);
+        found.steps = found.steps.map(|steps| Steps { largest_unix_s: back(steps.largest_unix_s), ..steps });
         found
     }
 }
@@ -288,9 +286,7 @@ impl Watch {
             let mut finding = self.pace.ours(tracked.detector.look());
             excuse(*key, &mut finding, tracked.bytes - tracked.floor, self.known_caches);
             name_per_request(&mut finding, &tracked.per_request);
-            let ([lo, hi], wide) = (finding.drift_ci95_bytes, KNOWN_TOLERANCES_MAX * self.params.tolerance_bytes);
-            if lo < -wide && hi > wide {
-                finding.drift_ci95_bytes = [f64::NEG_INFINITY, f64::INFINITY];
+            if !finding.drift_is_known() {
                 finding.minimum_detectable_drift_bytes = f64::INFINITY;
             }
             let rang = finding.alarmed && !tracked.told;
@@ -331,6 +327,7 @@ fn excuse(key: SeriesKey, finding: &mut Finding, risen: f64, known_caches: f64) 
         finding.alarmed = false;
         finding.first_alarm_unix_s = None;
         finding.crossing_unix_s = None;
+        finding.onset_unix_s = None;
     }
 }
 
@@ -486,6 +483,11 @@ mod tests {
             samples: 10,
             span_s: 600.0,
             crossing_unix_s: None,
+            onset_unix_s: None,
+            steps: None,
+            unsettled_bytes: None,
+            load_swing_bytes: None,
+            day_swing_bytes: None,
             asymptote_bytes: None,
             alarmed: false,
             first_alarm_unix_s: None,

@@ -3,6 +3,7 @@
 
 use super::CannotStart;
 use crate::model::series::Point;
+use crate::report::scale::duration;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -22,6 +23,8 @@ pub struct Notes {
     pub sorted: bool,
     /// Minutes that the detector set aside because none near them was like them.
     pub outliers: u64,
+    /// Seconds that it set aside as no part of the level: excursions that came back, and loading.
+    pub aside_s: u64,
 }
 
 impl Notes {
@@ -41,6 +44,10 @@ impl Notes {
                 if self.outliers == 1 { "minute stood alone and was" } else { "minutes stood alone and were" };
             out.push(format!("{} {minutes} set aside as outliers", self.outliers));
         }
+        if self.aside_s > 0 {
+            let long = duration(self.aside_s as f64);
+            out.push(format!("{long} were set aside as no part of the level: what came and went, or loaded"));
+        }
         if self.sorted {
             out.push(format!("{} rows were out of order; the file was sorted by time", self.backward));
         } else if self.backward > 0 {
@@ -53,6 +60,8 @@ impl Notes {
     }
 }
 
+/// Later than any time of a record, seconds: the year 5138. Milliseconds since 1973 are.
+const LATEST_UNIX_S: f64 = 1e11;
 /// Rows out of order beyond this share of all are a shuffled file, not a clock that stepped.
 const SHUFFLED_SHARE: f64 = 0.001;
 /// ... and at least this many.
@@ -197,6 +206,11 @@ fn row(text: &str, columns: &Columns) -> Result<Option<Point>, String> {
     if unix_s < 0.0 {
         return Err(format!("unix_s is {unix_s}, before 1970; it must be seconds since the epoch"));
     }
+    if unix_s > LATEST_UNIX_S {
+        return Err(format!(
+            "unix_s is {unix_s}, thousands of years ahead; it must be seconds since the epoch. If it is milliseconds, divide it by 1000"
+        ));
+    }
     let bytes = number(get(columns.bytes, "bytes")?, "bytes")?.filter(|b| b.is_finite());
     let segment = match columns.segment {
         Some(index) => number(get(index, "segment")?, "segment")?.unwrap_or(0.0),
@@ -235,7 +249,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_said_with_line_and_remedy() {
-        let cases: [(&str, &str, &[&str]); 14] = [
+        let cases: [(&str, &str, &[&str]); 15] = [
             ("nothing at all", "", &["F is empty", "unix_s,bytes"]),
             ("no rows", "unix_s,bytes\n", &["no rows"]),
             ("only comments", "# a\n\n", &["F is empty"]),
@@ -243,6 +257,7 @@ mod tests {
             ("no header", "1,2\n3,4\n", &["F:1:", "lacks the column unix_s"]),
             ("text for bytes", "unix_s,bytes\n1,2\n2,many\n", &["F:3:", "'many'", "not a number"]),
             ("text for time", "unix_s,bytes\n2026-01-01,2\n", &["F:2:", "'2026-01-01'"]),
+            ("milliseconds", "unix_s,bytes\n1750000000000,2\n", &["F:2:", "thousands of years", "divide it by 1000"]),
             ("a negative time", "unix_s,bytes\n-5,2\n", &["F:2:", "before 1970"]),
             ("a time that is not finite", "unix_s,bytes\nNaN,2\n", &["F:2:", "needs its time"]),
             ("no time", "unix_s,bytes\n,2\n", &["F:2:", "needs its time"]),
