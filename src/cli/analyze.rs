@@ -9,7 +9,7 @@ use crate::analysis::{Detector, Params};
 use crate::model::columns::{Column, Thinner};
 use crate::model::event::EventSeverity;
 use crate::model::facts::RunFacts;
-use crate::model::finding::{Finding, Verdict};
+use crate::model::finding::{Course, Finding, Verdict};
 use crate::model::series::Point;
 use crate::report::plot::{Mark, Panel, Picture, Span, Tolerance};
 use crate::report::scale::Unit;
@@ -96,7 +96,7 @@ pub fn execute(args: &Args) -> Done {
             to_s: from_s + long_s,
             label: "set aside".into(),
         });
-        draw(path, &name, &finding, columns.clone(), warm_up, params)?;
+        draw(path, &name, &finding, (columns.clone(), judged.detector.course()), warm_up, params)?;
     }
     match args.format {
         Format::Json => print(&json(&finding, &notes, args.replay)?)?,
@@ -189,7 +189,7 @@ fn draw(
     path: &Path,
     name: &str,
     finding: &Finding,
-    columns: Vec<Column>,
+    (columns, course): (Vec<Column>, Vec<Course>),
     warm_up: Option<Span>,
     params: Params,
 ) -> Result<(), CannotStart> {
@@ -199,6 +199,7 @@ fn draw(
         columns,
         finding: Some(finding.clone()),
         tolerance: Some(Tolerance { bytes: params.tolerance_bytes, horizon_s: params.horizon_s }),
+        course,
         warm_up,
         others: Vec::new(),
     });

@@ -268,6 +268,7 @@ fn panel(title: &str, unit: Unit, columns: &[Column]) -> Panel {
         columns: columns.to_vec(),
         finding: None,
         tolerance: None,
+        course: Vec::new(),
         warm_up: None,
         others: Vec::new(),
     }

@@ -4,12 +4,12 @@
 //! Pure: points, finding and events in; SVG, PNG or a terminal's lines out. Which samples belong into it, and what they
 //! mean, is the caller's business.
 
-use super::scale::{Unit, bytes, moment, signed_bytes, ticks, time_ticks};
+use super::scale::{Unit, bytes, duration, moment, signed_bytes, ticks, time_ticks};
 use super::scene::{Anchor, Draw, Frame, Ink, Scene, text_width};
 use super::{png, svg};
 use crate::model::columns::{Column, thin};
 use crate::model::event::EventSeverity;
-use crate::model::finding::{Finding, Verdict};
+use crate::model::finding::{Course, Finding, Verdict};
 use crate::model::series::Point;
 
 /// What is judged: so many bytes, up or down, over so long.
@@ -56,6 +56,8 @@ pub struct Panel {
     pub finding: Option<Finding>,
     /// Against which tolerance.
     pub tolerance: Option<Tolerance>,
+    /// How the finding's drift came about, where more than the finding is at hand.
+    pub course: Vec<Course>,
     /// Shown, not judged.
     pub warm_up: Option<Span>,
     /// More lines in the same panel: name and columns (medians are drawn).
@@ -73,6 +75,7 @@ impl Panel {
             columns: thin(samples, COLUMNS_MAX),
             finding,
             tolerance,
+            course: Vec::new(),
             warm_up: None,
             others: Vec::new(),
         }
@@ -131,6 +134,23 @@ impl Picture {
 /// One sentence on what was found, for captions and screen readers.
 #[must_use]
 pub fn sentence(finding: &Finding, tolerance: Option<Tolerance>) -> String {
+    let beside = beside(finding).map_or_else(String::new, |beside| format!("; {beside}"));
+    format!("{}{beside}", judged(finding, tolerance))
+}
+
+/// What is no part of the drift.
+fn beside(finding: &Finding) -> Option<String> {
+    let load = finding.load_swing_bytes.map(|swing| format!("{} come and go with the requests", bytes(swing)));
+    let day = finding.day_swing_bytes.map(|swing| format!("{} with the hours of the day", bytes(swing)));
+    match (load, day) {
+        (Some(load), Some(day)) => Some(format!("{load}, {day}")),
+        (None, Some(day)) => Some(day.replacen("with", "come and go with", 1)),
+        (load, None) => load,
+    }
+}
+
+/// The verdict, with its figures.
+fn judged(finding: &Finding, tolerance: Option<Tolerance>) -> String {
     let [lo, hi] = finding.drift_ci95_bytes;
     let over = tolerance.map_or_else(String::new, |t| format!(" over {}", super::scale::duration(t.horizon_s)));
     let word = match finding.verdict {
@@ -155,7 +175,9 @@ pub fn sentence(finding: &Finding, tolerance: Option<Tolerance>) -> String {
 /// Room around the plots, logical pixels.
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 16.0;
-const HEAD: f64 = 44.0;
+const HEAD: f64 = 10.0;
+/// A line of it.
+const HEAD_LINE: f64 = 17.0;
 /// Above a plot whose name and finding stand elsewhere.
 const HEAD_BARE: f64 = 8.0;
 const FOOT: f64 = 26.0;
@@ -166,8 +188,8 @@ pub fn scene(picture: &Picture) -> Scene {
     let window = window(picture);
     let mut items = Vec::new();
     let mut top = 0.0;
-    let head = if picture.headed { HEAD } else { HEAD_BARE };
     for panel in &picture.panels {
+        let head = if picture.headed { heading(&mut items, panel, picture, top) } else { HEAD_BARE };
         let frame = Frame {
             left: LEFT,
             top: top + head,
@@ -178,9 +200,6 @@ pub fn scene(picture: &Picture) -> Scene {
             unit: panel.unit,
             timed: true,
         };
-        if picture.headed {
-            heading(&mut items, panel, top, picture.width);
-        }
         items.push(Draw::Axes { items: axes(&frame) });
         items.push(Draw::Plot { frame, items: contents(panel, picture, &frame) });
         top += head + frame.height + FOOT;
@@ -254,104 +273,201 @@ fn value_range(panel: &Panel, window: (f64, f64)) -> (f64, f64) {
     for fit in fits(panel) {
         // What the tolerance allows is always in the picture, so that a flat series looks flat and every chart of a long
         // run has the same scale; whoever wants the last kilobyte zooms.
-        let allowed = fit.rise(fit.allowed_per_s) * 1.08;
+        let allowed = fit.allowed() * 1.08;
         lo = lo.min(fit.level - allowed);
         hi = hi.max(fit.level + allowed);
-        hi = hi.max(fit.level + fit.rise(fit.per_s[2]).clamp(0.0, 2.0 * range));
-        lo = lo.min(fit.level + fit.rise(fit.per_s[0]).clamp(-2.0 * range, 0.0));
+        for (_, [least, _, most]) in &fit.points {
+            hi = hi.max(most.min(fit.level + 2.0 * range));
+            lo = lo.min(least.max(fit.level - 2.0 * range));
+        }
     }
     let room = ((hi - lo) * 0.06).max(hi.abs().max(1.0) * 1e-6);
-    let floor = if lo >= 0.0 { 0.0 } else { f64::MIN };
+    // What cannot be negative has no axis below nothing.
+    let floor = if q_lo >= 0.0 { 0.0 } else { f64::MIN };
     ((lo - room).max(floor), hi + room)
 }
 
-/// The fitted line of one incarnation.
+/// The fitted course of one incarnation.
 struct Fit {
     from_s: f64,
     to_s: f64,
     /// Bytes at `from_s`.
     level: f64,
-    /// Bytes per second: low end of the interval, estimate, high end.
-    per_s: [f64; 3],
+    /// When (seconds), and bytes by then: by the low end of the interval, the estimate, the high end.
+    points: Vec<(f64, [f64; 3])>,
     /// Bytes per second that use up the tolerance exactly.
     allowed_per_s: f64,
 }
 
 impl Fit {
-    fn rise(&self, per_s: f64) -> f64 {
-        per_s * (self.to_s - self.from_s)
+    fn allowed(&self) -> f64 {
+        self.allowed_per_s * (self.to_s - self.from_s)
     }
 }
 
-/// A line through each incarnation that is long enough to carry one: the finding's drift, at that incarnation's level.
+/// What a finding says of the growth of an incarnation: sudden changes, growth and its share of the drift, in order of time.
+fn course_of(panel: &Panel, finding: &Finding, horizon_s: f64, columns: &[&Column]) -> Vec<Course> {
+    let (first, last) = (columns[0], columns[columns.len() - 1]);
+    let row = |unix_s: f64, share: f64| Course {
+        unix_s,
+        segment: first.segment,
+        stepped_bytes: 0.0,
+        grown_bytes: share * finding.drift_bytes,
+        share,
+    };
+    if panel.course.is_empty() {
+        // What set in later drifts by its share of the horizon.
+        let per_s = finding.slope_bytes_per_hour / 3600.0 / finding.drift_bytes;
+        let onset_s = finding.onset_unix_s.filter(|_| per_s.is_finite() && per_s > 0.0);
+        let share = |unix_s: f64| match onset_s {
+            Some(onset_s) => (unix_s - onset_s).max(0.0) * per_s,
+            None => (unix_s - first.unix_s) / horizon_s,
+        };
+        let bend = onset_s.filter(|onset_s| (first.unix_s..last.unix_s).contains(onset_s));
+        let times = [first.unix_s].into_iter().chain(bend).chain([last.unix_s]);
+        return times.map(|unix_s| row(unix_s, share(unix_s))).collect();
+    }
+    let within = panel.course.iter().filter(|row| row.segment == first.segment);
+    let mut rows: Vec<Course> = within.filter(|row| row.unix_s >= first.unix_s).copied().collect();
+    // From the first column to the last, as it goes on at their ends.
+    match (rows.first().copied(), rows.last().copied()) {
+        (Some(begins), Some(ends)) => {
+            rows.insert(0, Course { unix_s: first.unix_s.min(begins.unix_s), ..begins });
+            rows.push(Course { unix_s: last.unix_s.max(ends.unix_s), ..ends });
+            rows
+        }
+        _ => [first.unix_s, last.unix_s].map(|unix_s| row(unix_s, 0.0)).to_vec(),
+    }
+}
+
+/// What has come about by some time: what has stepped and grown, and the share of the drift.
+fn by(rows: &[Course], unix_s: f64) -> (f64, f64) {
+    let next = rows.partition_point(|row| row.unix_s <= unix_s).clamp(1, rows.len() - 1);
+    let (a, b) = (rows[next - 1], rows[next]);
+    let at = if b.unix_s > a.unix_s { ((unix_s - a.unix_s) / (b.unix_s - a.unix_s)).clamp(0.0, 1.0) } else { 1.0 };
+    let between = |of: &dyn Fn(&Course) -> f64| of(&a) + (of(&b) - of(&a)) * at;
+    (between(&|row| row.stepped_bytes + row.grown_bytes), between(&|row| row.share))
+}
+
+/// A course through each incarnation that is long enough to carry one: the finding's drift, at that incarnation's level.
 fn fits(panel: &Panel) -> Vec<Fit> {
     let (Some(finding), Some(tolerance)) = (&panel.finding, panel.tolerance) else { return Vec::new() };
-    let figures = [finding.drift_bytes, finding.drift_ci95_bytes[0], finding.drift_ci95_bytes[1]];
-    if tolerance.horizon_s <= 0.0 || figures.iter().any(|f| !f.is_finite() || f.abs() > 1e18) {
+    let [lo, hi] = finding.drift_ci95_bytes;
+    if tolerance.horizon_s <= 0.0 || [finding.drift_bytes, lo, hi].iter().any(|f| !f.is_finite() || f.abs() > 1e18) {
         return Vec::new();
     }
+    let aside = [lo - finding.drift_bytes, 0.0, hi - finding.drift_bytes];
     let warm_until = panel.warm_up.as_ref().map_or(f64::MIN, |s| s.to_s);
     let settled: Vec<&Column> = panel.columns.iter().filter(|c| c.unix_s >= warm_until).collect();
     let whole = settled.last().zip(settled.first()).map_or(0.0, |(l, f)| l.unix_s - f.unix_s);
-    let [lo, hi] = finding.drift_ci95_bytes.map(|b| b / tolerance.horizon_s);
-    let slope = finding.drift_bytes / tolerance.horizon_s;
     settled
         .chunk_by(|a, b| a.segment == b.segment)
         .filter(|chunk| chunk.len() >= 3 && chunk[chunk.len() - 1].unix_s - chunk[0].unix_s > 0.05 * whole)
         .map(|chunk| {
             let (from_s, to_s) = (chunk[0].unix_s, chunk[chunk.len() - 1].unix_s);
-            let mut levels: Vec<f64> = chunk.iter().map(|c| c.median - slope * (c.unix_s - from_s)).collect();
+            let rows = course_of(panel, finding, tolerance.horizon_s, chunk);
+            let (begins, share) = by(&rows, from_s);
+            let mut levels: Vec<f64> = chunk.iter().map(|c| c.median - by(&rows, c.unix_s).0 + begins).collect();
             let middle = levels.len() / 2;
             let (_, level, _) = levels.select_nth_unstable_by(middle, f64::total_cmp);
-            let allowed_per_s = tolerance.bytes / tolerance.horizon_s;
-            Fit { from_s, to_s, level: *level, per_s: [lo, slope, hi], allowed_per_s }
+            let at = |row: &Course| {
+                let risen = *level + row.stepped_bytes + row.grown_bytes - begins;
+                (row.unix_s, aside.map(|aside| risen + aside * (row.share - share)))
+            };
+            let points = rows.iter().map(at).collect();
+            Fit { from_s, to_s, level: *level, points, allowed_per_s: tolerance.bytes / tolerance.horizon_s }
         })
         .collect()
 }
 
-fn heading(items: &mut Vec<Draw>, panel: &Panel, top: f64, width: f64) {
-    let text = |x: f64, y: f64, text: String, anchor: Anchor, ink: Ink, size: f64, bold: bool| Draw::Text {
-        x,
-        y,
-        text,
-        anchor,
-        ink,
-        size,
-        bold,
+/// Name, what was found, what is no part of that, and the legend, a line each. Returns how high that is.
+fn heading(items: &mut Vec<Draw>, panel: &Panel, picture: &Picture, top: f64) -> f64 {
+    let mut text = |x: f64, y: f64, text: String, ink: Ink, size: f64, bold: bool| {
+        items.push(Draw::Text { x, y, text, anchor: Anchor::Start, ink, size, bold });
     };
-    items.push(text(LEFT, top + 17.0, panel.title.clone(), Anchor::Start, Ink::Text, 13.0, true));
+    let mut y = top + HEAD_LINE;
+    text(LEFT, y, panel.title.clone(), Ink::Text, 13.0, true);
     let (caption, ink) = match &panel.finding {
-        Some(finding) => (sentence(finding, panel.tolerance), verdict_ink(finding.verdict)),
+        Some(finding) => (judged(finding, panel.tolerance), verdict_ink(finding.verdict)),
         None => (span_of(panel), Ink::Dim),
     };
-    items.push(text(LEFT, top + 34.0, caption, Anchor::Start, ink, 12.0, false));
-    let mut x = width - RIGHT;
-    let legend: Vec<(String, Ink)> = match (&panel.finding, panel.tolerance) {
-        (Some(_), Some(t)) => vec![
-            (format!("tolerance ±{}", bytes(t.bytes)), Ink::Tolerance),
-            ("drift, 95 % interval".into(), Ink::Fit),
-            ("samples".into(), Ink::Sample),
-        ],
-        _ => panel
-            .others
-            .iter()
-            .rev()
-            .zip([Ink::Third, Ink::Second].iter().cycle().skip(panel.others.len() % 2))
-            .map(|((name, _), ink)| (name.clone(), *ink))
-            .collect(),
-    };
+    let wide = picture.width - LEFT - RIGHT;
+    let beside = panel.finding.as_ref().and_then(beside).map(|beside| (beside, Ink::Dim));
+    for (caption, ink) in [(caption, ink)].into_iter().chain(beside) {
+        for line in wrapped(&caption, 12.0, wide) {
+            y += HEAD_LINE;
+            text(LEFT, y, line, ink, 12.0, false);
+        }
+    }
+    let legend = legend(panel, picture);
+    if !legend.is_empty() {
+        y += HEAD_LINE;
+    }
+    let mut x = LEFT;
     for (name, ink) in legend {
-        items.push(text(x, top + 17.0, name.clone(), Anchor::End, Ink::Dim, 11.0, false));
-        // A browser's own font is a little wider than the one that is measured.
-        x -= text_width(&name, 11.0) * 1.1 + 5.0;
         items.push(Draw::Line {
-            points: vec![(x - 14.0, top + 13.0), (x, top + 13.0)],
+            points: vec![(x, y - 4.0), (x + 14.0, y - 4.0)],
             ink,
-            width: 2.5,
+            width: if matches!(ink, Ink::WarmUp | Ink::Gap) { 9.0 } else { 2.5 },
             dashed: ink == Ink::Tolerance,
         });
-        x -= 28.0;
+        x += 19.0;
+        items.push(Draw::Text {
+            x,
+            y,
+            text: name.clone(),
+            anchor: Anchor::Start,
+            ink: Ink::Dim,
+            size: 11.0,
+            bold: false,
+        });
+        // A browser's own font is a little wider than the one that is measured.
+        x += text_width(&name, 11.0) * 1.1 + 14.0;
     }
+    y - top + HEAD
+}
+
+/// A sentence in lines that are no wider than that, logical pixels, cut between words.
+fn wrapped(sentence: &str, size: f64, wide: f64) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in sentence.split(' ') {
+        match lines.last_mut() {
+            // A browser's own font is a little wider than the one that is measured.
+            Some(line) if text_width(&format!("{line} {word}"), size) * 1.1 <= wide => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// What the lines of a panel are.
+fn legend(panel: &Panel, picture: &Picture) -> Vec<(String, Ink)> {
+    let (Some(finding), Some(t)) = (&panel.finding, panel.tolerance) else {
+        let inks = [Ink::Second, Ink::Third].into_iter().cycle();
+        return panel.others.iter().zip(inks).map(|((name, _), ink)| (name.clone(), ink)).collect();
+    };
+    let mut all = vec![("samples".to_owned(), Ink::Sample)];
+    all.extend(panel.warm_up.is_some().then(|| ("warm-up".to_owned(), Ink::WarmUp)));
+    if !fits(panel).is_empty() {
+        all.push(("drift, 95 % interval".into(), Ink::Fit));
+        all.push((format!("tolerance ±{} in {}", bytes(t.bytes), duration(t.horizon_s)), Ink::Tolerance));
+    }
+    all.extend((!picture.gaps.is_empty()).then(|| ("not watched".to_owned(), Ink::Gap)));
+    let at = finding.first_alarm_unix_s.unwrap_or(f64::NAN);
+    let rang = picture.marks.iter().any(|m| (m.unix_s - at).abs() < 1.0);
+    let errors = picture.marks.iter().filter(|m| m.severity == EventSeverity::Error).count();
+    if errors > 0 {
+        let what = match (rang, errors) {
+            (true, 1) => "alarm",
+            (true, _) => "alarm and other errors",
+            (false, _) => "errors",
+        };
+        all.push((what.into(), Ink::Error));
+    }
+    all
 }
 
 /// The colour of a verdict.
@@ -415,6 +531,7 @@ fn contents(panel: &Panel, picture: &Picture, frame: &Frame) -> Vec<Draw> {
     for fit in &fits {
         drift(&mut items, fit, frame);
     }
+    beyond(&mut items, &panel.columns, frame, panel.unit);
     for mark in &picture.marks {
         let x = frame.at(mark.unix_s, 0.0).0;
         // Only an error goes through the samples: bars for each warning would hide what the chart is for.
@@ -433,8 +550,8 @@ fn contents(panel: &Panel, picture: &Picture, frame: &Frame) -> Vec<Draw> {
 /// Where the series may go from its level at the start without using the tolerance up faster than the horizon allows.
 fn tolerance(items: &mut Vec<Draw>, fit: &Fit, frame: &Frame) {
     let start = frame.at(fit.from_s, fit.level);
-    let up = frame.at(fit.to_s, fit.level + fit.rise(fit.allowed_per_s));
-    let down = frame.at(fit.to_s, fit.level - fit.rise(fit.allowed_per_s));
+    let up = frame.at(fit.to_s, fit.level + fit.allowed());
+    let down = frame.at(fit.to_s, fit.level - fit.allowed());
     items.push(Draw::Area { points: vec![start, up, down], ink: Ink::Allowed, hint: String::new() });
     for end in [up, down] {
         items.push(Draw::Line { points: vec![start, end], ink: Ink::Tolerance, width: 1.4, dashed: true });
@@ -442,10 +559,26 @@ fn tolerance(items: &mut Vec<Draw>, fit: &Fit, frame: &Frame) {
 }
 
 fn drift(items: &mut Vec<Draw>, fit: &Fit, frame: &Frame) {
-    let start = frame.at(fit.from_s, fit.level);
-    let [lo, middle, hi] = fit.per_s.map(|per_s| frame.at(fit.to_s, fit.level + fit.rise(per_s)));
-    items.push(Draw::Area { points: vec![start, hi, lo], ink: Ink::Band, hint: String::new() });
-    items.push(Draw::Line { points: vec![start, middle], ink: Ink::Fit, width: 2.0, dashed: false });
+    let line = |which: usize| fit.points.iter().map(move |(unix_s, at)| frame.at(*unix_s, at[which]));
+    items.push(Draw::Area { points: line(2).chain(line(0).rev()).collect(), ink: Ink::Band, hint: String::new() });
+    items.push(Draw::Line { points: line(1).collect(), ink: Ink::Fit, width: 2.0, dashed: false });
+}
+
+/// How far the samples go that leave the picture, at its edge where they go farthest.
+fn beyond(items: &mut Vec<Draw>, columns: &[Column], frame: &Frame, unit: Unit) {
+    let highest = columns.iter().max_by(|a, b| a.max.total_cmp(&b.max)).map(|c| (c.unix_s, c.max));
+    let lowest = columns.iter().min_by(|a, b| a.min.total_cmp(&b.min)).map(|c| (c.unix_s, c.min));
+    let inside = |(unix_s, _): &(f64, f64)| (frame.x.0..=frame.x.1).contains(unix_s);
+    let above = highest.filter(inside).filter(|far| far.1 > frame.y.1).map(|far| (far, frame.top + 12.0));
+    let below = lowest.filter(inside).filter(|far| far.1 < frame.y.0).map(|far| (far, frame.top + frame.height - 5.0));
+    for ((unix_s, value), y) in above.into_iter().chain(below) {
+        let x = frame.at(unix_s, 0.0).0;
+        // Beside the samples, on the side where there is room.
+        let (x, anchor) =
+            if x > frame.left + 0.5 * frame.width { (x - 4.0, Anchor::End) } else { (x + 4.0, Anchor::Start) };
+        let text = format!("to {}", unit.write(value, value.abs() / 100.0));
+        items.push(Draw::Text { x, y, text, anchor, ink: Ink::Dim, size: 11.0, bold: false });
+    }
 }
 
 /// Runs of columns without a hole: neither another incarnation nor a time without samples between them.

@@ -40,6 +40,7 @@ pub(super) fn picture(store: &Store, spec: &PlotSpec) -> Option<Vec<u8>> {
             columns: series.columns,
             finding: series.finding,
             tolerance: Some(tolerance),
+            course: Vec::new(),
             warm_up: None,
             others: Vec::new(),
         })
