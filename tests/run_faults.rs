@@ -18,10 +18,15 @@ use soak::{Soak, is_alive};
 #[test]
 fn a_killed_worker_is_recorded_with_its_last_words_mailed_and_replaced() {
     let mut soak = Soak::start(&[]);
-    soak.until("SELECT count(*) > 3 FROM work_sample");
+    soak.until("SELECT max(unix_ms) - min(unix_ms) > 4000 FROM work_sample");
     soak.kill(soak.pid("worker"), nix::libc::SIGKILL);
     soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'worker_crash'");
     soak.until("SELECT count(*) > 1 FROM work_sample JOIN process USING (process_id) WHERE incarnation = 2");
+    for of_its_last_minute in ["process_minute", "work_minute", "latency"] {
+        let sql = format!("SELECT count(*) > 0 FROM {of_its_last_minute} JOIN process USING (process_id)
+                           WHERE role = 'worker' AND incarnation = 1");
+        soak.until(&sql);
+    }
     let code = soak.interrupt();
     assert_eq!(code, 1, "a crash fails a run: {}", soak.said());
     let row =
@@ -45,6 +50,8 @@ fn a_stopped_worker_is_a_hang_and_is_replaced() {
     soak.until("SELECT count(*) > 1 FROM work_sample JOIN process USING (process_id) WHERE incarnation = 2");
     assert_eq!(soak.interrupt(), 1, "{}", soak.said());
     assert_eq!(soak.number("SELECT count(*) FROM process WHERE end_reason = 'hang'"), 1);
+    let since = "SELECT e.unix_ms - (e.detail ->> '$.since_unix_ms') >= 1000 FROM event AS e WHERE kind = 'worker_hang'";
+    assert_eq!(soak.number(since), 1, "it has hung since before it was killed");
 }
 
 #[test]
@@ -116,6 +123,8 @@ fn a_worker_that_cannot_be_kept_running_fails_the_run_with_a_verdict() {
     assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'crash_loop'"), 1);
     assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'worker'"), 3, "the limit of this test is 3");
     assert_eq!(soak.number("SELECT count(*) FROM run WHERE state = 'failed' AND verdict IS NOT NULL"), 1);
+    let told = "SELECT count(*) FROM outbox WHERE kind = 'finished' AND body_text NOT LIKE '%alerts 0.%'";
+    assert_eq!(soak.number(told), 1, "the page that fired with it is no lie");
 }
 
 #[test]

@@ -40,6 +40,7 @@ pub struct Page {
     charts: Vec<Chart>,
     machine: Vec<Chart>,
     latencies: Vec<Vec<String>>,
+    latencies_told: Option<String>,
     deaths: Vec<Death>,
     gaps: Vec<Vec<String>>,
     alerts: Vec<AlertView>,
@@ -155,6 +156,7 @@ pub fn build(facts: &RunFacts, results: &[GateResult]) -> Page {
         other_series: others.into_iter().filter(|s| !s.columns.is_empty()).map(view).collect(),
         charts: service_charts(facts, &time),
         machine: machine_charts(facts, &time),
+        latencies_told: words::latencies_told(facts),
         latencies: facts
             .latencies
             .iter()

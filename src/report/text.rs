@@ -109,6 +109,9 @@ fn figures(out: &mut String, facts: &RunFacts) {
             format!("p50 {p50} ms, p95 {p95} ms, p99 {p99} ms, longest {max} ms")
         });
     }
+    if let Some(told) = words::latencies_told(facts) {
+        line("latencies are of", told);
+    }
     line("VRAM, largest", facts.vram_bytes_max().map_or("not measured".into(), bytes));
     line("golden", format!("{} of {} outputs differed", facts.golden_mismatches, facts.golden_outputs));
     line("canary", canary(facts));

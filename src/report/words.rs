@@ -1,6 +1,6 @@
 //! Facts as sentences, shared by the text form, the page and the documents: the headline, why, the causes of death.
 
-use super::scale::{bytes, duration, signed_bytes};
+use super::scale::{bytes, duration, grouped, signed_bytes};
 use crate::model::facts::{ProcessFacts, RunFacts, SeriesFacts, Standing};
 use crate::model::finding::{Finding, Verdict};
 use crate::model::run::RunState;
@@ -145,6 +145,12 @@ pub fn interval([lo, hi]: [f64; 2]) -> String {
     } else {
         "no interval yet".into()
     }
+}
+
+/// Of how many requests the latencies are, where not of all: a worker that is killed has not told its last ones.
+pub fn latencies_told(facts: &RunFacts) -> Option<String> {
+    let (told, all) = (facts.latency("request")?.count, facts.throughput.requests);
+    (told < all).then(|| format!("{} of {} requests", grouped(told), grouped(all)))
 }
 
 /// A latency in milliseconds; a dash where it is not known (its histograms cannot be read).

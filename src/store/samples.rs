@@ -25,13 +25,13 @@ pub(super) enum Source {
 impl Source {
     const ALL: [Source; 4] = [Source::Process, Source::Work, Source::Device, Source::Host];
 
-    /// Column that says whose sample it is, and the tables of seconds and of minutes.
-    fn names(self) -> (&'static str, &'static str, &'static str) {
+    /// Column that says whose sample it is, and the table of minutes.
+    fn names(self) -> (&'static str, &'static str) {
         match self {
-            Source::Process => ("process_id", "process_sample", "process_minute"),
-            Source::Work => ("process_id", "work_sample", "work_minute"),
-            Source::Device => ("device_id", "device_sample", "device_minute"),
-            Source::Host => ("run_id", "host_sample", "host_minute"),
+            Source::Process => ("process_id", "process_minute"),
+            Source::Work => ("process_id", "work_minute"),
+            Source::Device => ("device_id", "device_minute"),
+            Source::Host => ("run_id", "host_minute"),
         }
     }
 
@@ -91,18 +91,25 @@ impl Rollups {
             }
             latest.insert((source, whose), minute);
         }
+        // Who has ended has no later sample: anybody's says that the minute is over.
+        let newest = newest_minute(batch);
+        let silent = self.minute.iter().filter(|(key, minute)| !latest.contains_key(key) && Some(**minute) != newest);
+        done.extend(silent.map(|((source, whose), minute)| (*source, *whose, *minute)));
         done
     }
 
     fn seen(&mut self, batch: &SampleBatch) {
+        // All others are complete, and written.
+        let newest = newest_minute(batch);
+        self.minute.retain(|_, minute| Some(*minute) == newest);
         for (source, whose, at) in keys(batch) {
             self.minute.insert((source, whose), minute_of(at));
         }
-        // Processes that ended long ago need no memory: bound it by forgetting those a day behind.
-        if let Some(newest) = self.minute.values().copied().max() {
-            self.minute.retain(|_, minute| newest - *minute < 86_400_000);
-        }
     }
+}
+
+fn newest_minute(batch: &SampleBatch) -> Option<i64> {
+    keys(batch).map(|(.., at)| minute_of(at)).max()
 }
 
 fn keys(batch: &SampleBatch) -> impl Iterator<Item = (Source, i64, UnixMillis)> + '_ {
@@ -134,7 +141,7 @@ impl Store {
     pub(super) fn roll_up_missed(&mut self) -> Result<(), StoreError> {
         self.transact(Durability::Normal, &|to| {
             for source in Source::ALL {
-                let (whose, seconds, minutes) = source.names();
+                let (whose, _) = source.names();
                 let owners = match source {
                     Source::Process | Source::Work => "process JOIN run USING (run_id) WHERE run.state = 'running'",
                     Source::Device => "device JOIN run USING (run_id) WHERE run.state = 'running'",
@@ -142,22 +149,20 @@ impl Store {
                 };
                 let sql = format!("SELECT {whose} FROM {owners}");
                 for id in to.ids(&sql)? {
-                    let from: Option<i64> = to
-                        .row(&format!("SELECT max(minute_unix_ms) FROM {minutes} WHERE {whose} = ?1"), [id], |row| {
-                            row.get(0)
-                        })?
-                        .flatten();
-                    let upto: Option<i64> = to
-                        .row(&format!("SELECT max(unix_ms) FROM {seconds} WHERE {whose} = ?1"), [id], |row| row.get(0))?
-                        .flatten();
-                    if let Some(upto) = upto {
-                        roll_up(to, source, id, from.unwrap_or(i64::MIN), upto + 1)?;
-                    }
+                    roll_up(to, source, id, last_minute(to, source, id)?, i64::MAX)?;
                 }
             }
             Ok(())
         })
     }
+}
+
+/// The last minutes of a process that has ended.
+pub(super) fn roll_up_process(to: &Writing, process_id: i64) -> Result<(), StoreError> {
+    for source in [Source::Process, Source::Work] {
+        roll_up(to, source, process_id, last_minute(to, source, process_id)?, i64::MAX)?;
+    }
+    Ok(())
 }
 
 /// The last minutes of all that belongs to a run, complete or not.
@@ -169,11 +174,19 @@ pub(super) fn roll_up_run(to: &Writing, run_id: i64, upto: i64) -> Result<(), St
             Source::Host => format!("SELECT {run_id}"),
         };
         for id in to.ids(&sql)? {
-            // Two minutes back cover the one that is open and the one before it.
-            roll_up(to, source, id, upto - 180_000, upto)?;
+            // Two minutes back cover the one that is open and the one before it, where the clock was stepped back.
+            roll_up(to, source, id, last_minute(to, source, id)?.min(upto - 180_000), upto)?;
         }
     }
     Ok(())
+}
+
+/// The newest minute that is written of `whose`: it may have been written before its end.
+fn last_minute(to: &Writing, source: Source, whose: i64) -> Result<i64, StoreError> {
+    let (column, minutes) = source.names();
+    let sql = format!("SELECT max(minute_unix_ms) FROM {minutes} WHERE {column} = ?1");
+    let newest: Option<Option<i64>> = to.row(&sql, [whose], |row| row.get(0))?;
+    Ok(newest.flatten().unwrap_or(i64::MIN))
 }
 
 fn roll_up(to: &Writing, source: Source, whose: i64, from: i64, upto: i64) -> Result<(), StoreError> {

@@ -144,6 +144,66 @@ fn a_run_is_written_and_read_back() {
     );
 }
 
+fn ended(process_id: i64, at: i64) -> ProcessEnd {
+    ProcessEnd {
+        process_id,
+        at: UnixMillis(at),
+        reason: EndReason::Crash,
+        exit_code: None,
+        exit_signal: Some(9),
+        stderr_tail: None,
+        heartbeat: None,
+        rss_bytes: None,
+        anon_swap_bytes: None,
+        vram_bytes: None,
+    }
+}
+
+fn minutes(store: &Store, process_id: i64) -> Vec<Value> {
+    let sql = format!("SELECT samples FROM process_minute WHERE process_id = {process_id} ORDER BY minute_unix_ms");
+    rows(store, &sql).into_iter().flatten().collect()
+}
+
+#[test]
+fn the_last_minute_of_who_has_ended_is_there_at_once_and_whole_when_it_is_over() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path().join("soak.db"), Mode::Write).expect("new");
+    let run_id = store.start_run(&plan()).expect("run");
+    let [killed, silent] = [(); 2].map(|()| store.start_process(&worker(run_id)).expect("process").process_id);
+    for n in 0..80 {
+        store.append(&batch(run_id, killed, START + n * 1_000, n)).expect("append");
+        store.append(&batch(run_id, silent, START + n * 1_000, n)).expect("append");
+    }
+    store.end_process(&ended(killed, START + 80_000)).expect("end");
+    assert_eq!(minutes(&store, killed), [json!(60), json!(20)], "at once");
+    assert_eq!(rows(&store, "SELECT max(tokens_last) FROM work_minute"), [[json!(79 * 30)]]);
+    // A reading of its last second that came later, and then nothing but the host's.
+    store.append(&batch(run_id, killed, START + 80_000, 80)).expect("append");
+    let host = |at: i64| SampleBatch { processes: vec![], work: vec![], ..batch(run_id, 0, at, 0) };
+    store.append(&host(START + 119_000)).expect("append");
+    assert_eq!(minutes(&store, silent), [json!(60)], "its minute is not over");
+    store.append(&host(START + 120_000)).expect("append");
+    assert_eq!(minutes(&store, killed), [json!(60), json!(21)]);
+    assert_eq!(minutes(&store, silent), [json!(60), json!(20)], "whoever has no sample any more");
+}
+
+#[test]
+fn the_end_of_a_run_completes_the_minutes_of_those_who_ended_long_before() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path().join("soak.db"), Mode::Write).expect("new");
+    let run_id = store.start_run(&plan()).expect("run");
+    let killed = store.start_process(&worker(run_id)).expect("process").process_id;
+    store.append(&batch(run_id, killed, START, 1)).expect("append");
+    let end = RunEnd {
+        at: UnixMillis(START + 3_600_000),
+        state: RunState::Finished,
+        verdict: Verdict::Inconclusive,
+        reason: "too short".into(),
+    };
+    store.finish_run(run_id, &end).expect("finish");
+    assert_eq!(rows(&store, "SELECT samples FROM v_memory"), [[json!(1)]]);
+}
+
 #[test]
 fn an_unfinished_run_is_found_and_resumed_with_its_gap() {
     let folder = tempfile::tempdir().expect("folder");

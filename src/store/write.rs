@@ -197,7 +197,7 @@ impl<'a> Writing<'a> {
         Ok(ProcessRow { process_id: self.last_row(), incarnation })
     }
 
-    /// The end of a process. Its event is the caller's, in the same transaction.
+    /// The end of a process, and its minutes as far as its samples are written. Its event is the caller's, in the same transaction.
     pub fn end_process(&self, end: &ProcessEnd) -> Result<(), StoreError> {
         let changed = self.execute(
             "UPDATE process SET ended_unix_ms = ?2, end_reason = ?3, exit_code = ?4, exit_signal = ?5, stderr_tail = ?6,
@@ -216,7 +216,8 @@ impl<'a> Writing<'a> {
                 end.vram_bytes,
             ],
         )?;
-        self.must_change(changed, || format!("process {}", end.process_id))
+        self.must_change(changed, || format!("process {}", end.process_id))?;
+        samples::roll_up_process(self, end.process_id)
     }
 
     /// A GPU of this run; the same UUID again gives the same row.

@@ -31,6 +31,8 @@ pub struct Child {
     pub progress: Option<u64>,
     /// When it was last heard of.
     pub heard: Option<UnixMillis>,
+    /// When it last made progress, for a worker.
+    pub moved: Option<UnixMillis>,
     /// Its last reading.
     pub reading: ProcessReading,
     /// What it last counted.
@@ -58,6 +60,7 @@ impl Child {
             recorded: false,
             progress: None,
             heard: None,
+            moved: None,
             reading: ProcessReading::default(),
             work: WorkReading::default(),
             oom_kills: None,
@@ -75,6 +78,7 @@ impl Child {
         self.recorded = false;
         self.progress = None;
         self.heard = None;
+        self.moved = None;
         self.reading = ProcessReading::default();
         self.work = WorkReading::default();
         self.oom_kills = None;

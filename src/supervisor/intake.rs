@@ -19,7 +19,7 @@ use crate::model::time::{MonoMillis, Now, UnixMillis};
 use crate::probe::protocol::{
     FromProbe, GpuAnswer, GpuEvent, GpuEventKind, Gpus, Outcome, Readings, Setup, Tick, ToProbe, Tree, Watched,
 };
-use crate::worker::protocol::{FromWorker, GoldenOutput, LoadPlan, Loaded, Scenario, TargetPlan};
+use crate::worker::protocol::{FromWorker, GoldenOutput, LatencyReport, LoadPlan, Loaded, Scenario, TargetPlan};
 use std::collections::BTreeMap;
 
 /// Without an answer for this long beyond two sample intervals the supervisor reads for itself: longer than a slow answer.
@@ -373,27 +373,13 @@ impl Core {
                 let moved = child.progress.is_none_or(|before| progress > before);
                 child.progress = Some(progress);
                 if moved {
+                    child.moved = Some(now.wall);
                     self.step_life(id, life, ChildEvent::Progress, now, out);
                 }
                 self.take_work(id, life, reading, now);
             }
-            FromWorker::Latency(reports) => {
-                let Some(row) = self.ledger.process(life) else { return };
-                for report in reports {
-                    self.ledger.latency(LatencyInterval {
-                        process_id: row.process_id,
-                        from: UnixMillis(now.wall.0 - report.interval_ms),
-                        interval_ms: report.interval_ms,
-                        kind: report.kind,
-                        count: report.count as i64,
-                        p50_us: report.p50_us as i64,
-                        p95_us: report.p95_us as i64,
-                        p99_us: report.p99_us as i64,
-                        max_us: report.max_us as i64,
-                        histogram: report.histogram,
-                    });
-                }
-            }
+            FromWorker::Latency(reports) => self.take_latencies(life, reports, false, now),
+            FromWorker::LatencySoFar(reports) => self.take_latencies(life, reports, true, now),
             FromWorker::Golden(output) => self.take_golden(life, output, now),
             FromWorker::Mismatch(found) => {
                 let summary = format!(
@@ -460,6 +446,23 @@ impl Core {
         let whose = Whose { role: id.role, ordinal: id.ordinal, segment, requests };
         self.watch.work(whose, now.wall, &reading);
         self.ledger.sample_work(life, now, reading);
+    }
+
+    fn take_latencies(&mut self, life: Life, reports: Vec<LatencyReport>, so_far: bool, now: Now) {
+        let Some(row) = self.ledger.process(life) else { return };
+        let intervals = reports.into_iter().map(|report| LatencyInterval {
+            process_id: row.process_id,
+            from: UnixMillis(now.wall.0 - report.interval_ms),
+            interval_ms: report.interval_ms,
+            kind: report.kind,
+            count: report.count as i64,
+            p50_us: report.p50_us as i64,
+            p95_us: report.p95_us as i64,
+            p99_us: report.p99_us as i64,
+            max_us: report.max_us as i64,
+            histogram: report.histogram,
+        });
+        self.ledger.latencies(row.process_id, intervals.collect(), so_far);
     }
 
     fn take_golden(&mut self, life: Life, output: GoldenOutput, now: Now) {

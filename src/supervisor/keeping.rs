@@ -148,7 +148,7 @@ impl Core {
         let reason = if ending && child.id.role != Role::Worker { EndReason::Clean } else { reason };
         let end = child.end(now.wall, reason, words);
         let story = children::story(child, reason, words, restart_in_ms);
-        let recorded = child.recorded;
+        let (recorded, moved) = (child.recorded, child.moved);
         if recorded {
             self.ledger.put(Entry::Ended(EndOf { life, end: end.clone() }));
         }
@@ -163,6 +163,7 @@ impl Core {
                 "anon_swap_bytes_at_end": end.anon_swap_bytes,
                 "vram_bytes_at_end": end.vram_bytes,
                 "restart_in_ms": restart_in_ms,
+                "since_unix_ms": moved.filter(|_| reason == EndReason::Hang).map(|at| at.0),
             });
             self.counts.add(kind);
             tracing::warn!(run = self.ledger.run_id(), kind = kind.as_str(), process = %child.id, end = reason.as_str(), "{summary}");

@@ -103,6 +103,8 @@ pub struct Ledger {
     entries: VecDeque<Entry>,
     batch: SampleBatch,
     latencies: Vec<LatencyInterval>,
+    /// Of the present minute so far, as each process told last: written if it ends before the minute.
+    so_far: Vec<LatencyInterval>,
     ids: Ids,
     trouble: Option<Trouble>,
     /// When the oldest row of the batch was taken.
@@ -121,6 +123,7 @@ impl Ledger {
             entries: VecDeque::new(),
             batch: SampleBatch::default(),
             latencies: Vec::new(),
+            so_far: Vec::new(),
             ids: Ids::default(),
             trouble: None,
             batch_since: MonoMillis(0),
@@ -156,6 +159,14 @@ impl Ledger {
         if self.entries.len() >= ENTRIES_MAX {
             let finding = self.entries.iter().position(|entry| matches!(entry, Entry::Findings { .. }));
             self.entries.remove(finding.unwrap_or(0));
+        }
+        if let Entry::Ended(EndOf { life, .. }) = &entry
+            && let Some(row) = self.process(*life)
+        {
+            let (ended, others) =
+                std::mem::take(&mut self.so_far).into_iter().partition(|told| told.process_id == row.process_id);
+            self.so_far = others;
+            self.keep_latencies(ended);
         }
         self.entries.push_back(entry);
     }
@@ -217,11 +228,19 @@ impl Ledger {
         &mut self.batch
     }
 
-    /// Latencies of a minute.
-    pub fn latency(&mut self, interval: LatencyInterval) {
-        if self.latencies.len() < LATENCY_ROWS_MAX {
-            self.latencies.push(interval);
+    /// Latencies that a process tells of: those of a minute, or of the present one `so_far`.
+    pub fn latencies(&mut self, process_id: i64, intervals: Vec<LatencyInterval>, so_far: bool) {
+        self.so_far.retain(|told| told.process_id != process_id);
+        if so_far {
+            self.so_far.extend(intervals);
+        } else {
+            self.keep_latencies(intervals);
         }
+    }
+
+    fn keep_latencies(&mut self, intervals: Vec<LatencyInterval>) {
+        let room = LATENCY_ROWS_MAX.saturating_sub(self.latencies.len());
+        self.latencies.extend(intervals.into_iter().take(room));
     }
 
     /// Writes the entries, if there are any and it is not too early to try again.

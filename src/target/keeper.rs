@@ -226,6 +226,7 @@ impl Keeper {
                 beat_us = now_us;
                 alive += 1;
                 self.beat(&job, alive);
+                self.latencies_so_far(&job, now_us - latency_us);
             }
             if now_us - latency_us >= LATENCY_US {
                 self.latencies(&job, now_us - latency_us);
@@ -274,6 +275,14 @@ impl Keeper {
         let reports = job.stats.borrow_mut().latencies.take((interval_us / 1_000).max(1));
         if !reports.is_empty() {
             self.say(&FromWorker::Latency(reports));
+        }
+    }
+
+    /// With each beat, for whoever is killed does not report.
+    fn latencies_so_far(&mut self, job: &Job, interval_us: i64) {
+        let reports = job.stats.borrow().latencies.so_far((interval_us / 1_000).max(1));
+        if !reports.is_empty() {
+            self.say(&FromWorker::LatencySoFar(reports));
         }
     }
 

@@ -40,10 +40,18 @@ impl Latencies {
 
     /// Reports what was recorded in the last `interval_ms` and starts afresh.
     pub fn take(&mut self, interval_ms: i64) -> Vec<LatencyReport> {
+        let reports = self.so_far(interval_ms);
+        [&mut self.token, &mut self.first_token, &mut self.request].into_iter().for_each(Histogram::reset);
+        reports
+    }
+
+    /// Reports what was recorded in the last `interval_ms`, and goes on.
+    #[must_use]
+    pub fn so_far(&self, interval_ms: i64) -> Vec<LatencyReport> {
         let kinds = [
-            (LatencyKind::Token, &mut self.token),
-            (LatencyKind::FirstToken, &mut self.first_token),
-            (LatencyKind::Request, &mut self.request),
+            (LatencyKind::Token, &self.token),
+            (LatencyKind::FirstToken, &self.first_token),
+            (LatencyKind::Request, &self.request),
         ];
         let mut reports = Vec::new();
         for (kind, histogram) in kinds {
@@ -62,7 +70,6 @@ impl Latencies {
                 max_us: histogram.max(),
                 histogram: bytes,
             });
-            histogram.reset();
         }
         reports
     }
@@ -78,8 +85,10 @@ mod tests {
         for micros in 1..=10_000 {
             latencies.record(LatencyKind::Token, micros);
         }
+        let so_far = latencies.so_far(60_000);
         let reports = latencies.take(60_000);
         assert_eq!(reports.len(), 1, "kinds without values are not reported");
+        assert_eq!(so_far, reports, "what was told in between is not gone");
         let report = &reports[0];
         assert_eq!(report.count, 10_000);
         assert!((4_950..=5_050).contains(&report.p50_us), "median {} of 1..=10000", report.p50_us);

@@ -23,6 +23,8 @@ use std::time::Duration;
 const BEAT_UNKNOWN_US: i64 = 1_000_000;
 /// Latencies are reported once a minute.
 const LATENCY_US: i64 = 60_000_000;
+/// And what the present minute has so far, this often: it is what is lost of a worker that is killed.
+const LATENCY_SO_FAR_US: i64 = 2_000_000;
 /// How long a rest in `burst` or a drained loop sleeps between two looks at its orders.
 const REST: Duration = Duration::from_millis(50);
 /// Messages that may wait for the pipe. When it is full the loop waits: a supervisor that does not read is a supervisor
@@ -153,6 +155,7 @@ fn work(
         loaded_us: now,
         began_us: now,
         latencies_due_us: now + LATENCY_US,
+        so_far_due_us: now + LATENCY_SO_FAR_US,
         device_leak: None,
     };
     let ended = room.soak_until_stopped(scenario, orders, open);
@@ -180,6 +183,7 @@ struct Room<'a> {
     loaded_us: i64,
     began_us: i64,
     latencies_due_us: i64,
+    so_far_due_us: i64,
     /// Device memory to leak, bytes a second, and since when: damage on purpose.
     device_leak: Option<DeviceLeak>,
 }
@@ -225,11 +229,24 @@ impl Room<'_> {
             for message in messages.drain(..) {
                 send(self.outbox, message);
             }
-            if clock::micros() >= self.latencies_due_us {
-                self.report(LATENCY_US);
-                self.latencies_due_us += LATENCY_US;
-            }
+            self.report_if_due(clock::micros());
         }
+    }
+
+    fn report_if_due(&mut self, now: i64) {
+        if now >= self.latencies_due_us {
+            self.report(LATENCY_US);
+            self.latencies_due_us += LATENCY_US;
+        } else if now >= self.so_far_due_us {
+            let interval_us = LATENCY_US - (self.latencies_due_us - now);
+            let reports = self.soak.latencies_so_far((interval_us / 1_000).max(1));
+            if !reports.is_empty() {
+                send(self.outbox, FromWorker::LatencySoFar(reports));
+            }
+        } else {
+            return;
+        }
+        self.so_far_due_us = now + LATENCY_SO_FAR_US;
     }
 
     fn report(&mut self, interval_us: i64) {

@@ -281,6 +281,8 @@ pub enum FromWorker {
     },
     /// Once a minute.
     Latency(Vec<LatencyReport>),
+    /// In between, the present minute so far: whoever is killed has told most of it.
+    LatencySoFar(Vec<LatencyReport>),
     /// The first output of a prompt.
     Golden(GoldenOutput),
     /// Another output than the golden one.

@@ -76,6 +76,12 @@ impl Soak {
         self.latencies.take(interval_ms)
     }
 
+    /// Latencies of the interval so far.
+    #[must_use]
+    pub fn latencies_so_far(&self, interval_ms: i64) -> Vec<LatencyReport> {
+        self.latencies.so_far(interval_ms)
+    }
+
     /// From now on no stream begins a new prompt (`true`), or they do again (`false`).
     pub fn drain(&mut self, draining: bool) {
         self.draining = draining;
