@@ -235,8 +235,11 @@ impl Store {
         let (tokens, requests, failures): (i64, i64, i64) =
             self.fact_row(totals, [run_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.unwrap_or_default();
         let rates =
-            "SELECT minute_unix_ms + 30000, sum((tokens_last - tokens_first) * 1000.0 / (last_unix_ms - first_unix_ms))
-             FROM work_minute JOIN process USING (process_id) WHERE run_id = ?1 AND last_unix_ms > first_unix_ms
+            "SELECT minute_unix_ms + 30000, sum(rate) FROM (
+               SELECT minute_unix_ms, -- lives of one worker within a minute are one
+                 sum(tokens_last - tokens_first) * 1000.0 / (max(last_unix_ms) - min(first_unix_ms)) AS rate
+               FROM work_minute JOIN process USING (process_id) WHERE run_id = ?1
+               GROUP BY minute_unix_ms, role, ordinal HAVING max(last_unix_ms) > min(first_unix_ms))
              GROUP BY minute_unix_ms ORDER BY minute_unix_ms";
         let mut thinner = window.minutes();
         self.each(rates, run_id, |row| {

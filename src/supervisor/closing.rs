@@ -130,6 +130,9 @@ impl Core {
         }
         self.ledger.flush_samples(now);
         self.ledger.give_samples_up(now);
+        if self.refused.is_none() {
+            self.evaluate_rules(now, Moment::Regular); // what fires only now counts among the run's alerts
+        }
         let end =
             RunEnd { at: now.wall, state: cause.state(), verdict: judgement.verdict, reason: judgement.reason.clone() };
         let run_id = self.ledger.run_id();

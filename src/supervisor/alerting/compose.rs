@@ -15,19 +15,36 @@ const SERIES_MAX: usize = 4;
 /// A picture shows at most so much time: what is older is in the report.
 const PICTURE_MS: i64 = 86_400_000;
 
-/// The last ten minutes of all workers together.
+/// The last ten minutes of all workers together. Of a worker that was started again within a minute the life that held more counts,
+/// and its tokens are a rate over all its lives there. A minute in which nobody lived is told, but not one that is just over and not yet written.
 pub(super) const RECENT_SQL: &str = "
-SELECT strftime('%H:%M', minute_unix_ms / 1000, 'unixepoch') AS \"minute (UTC)\",
-  printf('%.1f', sum(m.anon_swap_bytes) / 1e6) AS \"memory held, MB\",
-  CASE WHEN sum(m.vram_bytes) IS NULL THEN '–' ELSE printf('%.1f', sum(m.vram_bytes) / 1e6) END AS \"VRAM, MB\",
-  coalesce((SELECT printf('%.1f', sum((w.tokens_last - w.tokens_first) * 1000.0 / nullif(w.last_unix_ms - w.first_unix_ms, 0)))
-    FROM work_minute AS w JOIN process AS q USING (process_id)
-    WHERE q.run_id = :run AND w.minute_unix_ms = m.minute_unix_ms), '–') AS \"tokens/s\",
+WITH RECURSIVE minute(at) AS (
+  SELECT max(:now_ms - 600000, :started_ms) / 60000 * 60000
+  UNION ALL SELECT at + 60000 FROM minute WHERE at + 60000 <= :now_ms),
+held AS (
+  SELECT at, sum(bytes) AS bytes, sum(vram) AS vram FROM (
+    SELECT m.minute_unix_ms AS at, max(m.anon_swap_bytes) AS bytes, max(m.vram_bytes) AS vram
+    FROM process AS p JOIN process_minute AS m USING (process_id)
+    WHERE p.run_id = :run AND p.role IN ('worker', 'target') AND m.minute_unix_ms > :now_ms - 660000
+    GROUP BY m.minute_unix_ms, p.role, p.ordinal) GROUP BY at),
+made AS (
+  SELECT at, sum(rate) AS rate FROM (
+    SELECT w.minute_unix_ms AS at,
+      sum(w.tokens_last - w.tokens_first) * 1000.0 / nullif(max(w.last_unix_ms) - min(w.first_unix_ms), 0) AS rate
+    FROM process AS p JOIN work_minute AS w USING (process_id)
+    WHERE p.run_id = :run AND w.minute_unix_ms > :now_ms - 660000
+    GROUP BY w.minute_unix_ms, p.role, p.ordinal) GROUP BY at)
+SELECT strftime('%H:%M', at / 1000, 'unixepoch') AS \"minute (UTC)\",
+  CASE WHEN h.bytes IS NOT NULL THEN printf('%.1f', h.bytes / 1e6)
+    WHEN EXISTS (SELECT 1 FROM gap WHERE run_id = :run AND from_unix_ms < at + 60000 AND to_unix_ms > at) THEN 'not watched'
+    ELSE 'no worker' END AS \"memory held, MB\",
+  CASE WHEN h.vram IS NULL THEN '–' ELSE printf('%.1f', h.vram / 1e6) END AS \"VRAM, MB\",
+  coalesce(printf('%.1f', w.rate), '–') AS \"tokens/s\",
   (SELECT count(*) FROM event AS e WHERE e.run_id = :run AND e.severity <> 'info'
-    AND e.unix_ms >= m.minute_unix_ms AND e.unix_ms < m.minute_unix_ms + 60000) AS \"events\"
-FROM process AS p JOIN process_minute AS m USING (process_id)
-WHERE p.run_id = :run AND p.role IN ('worker', 'target') AND m.minute_unix_ms > :now_ms - 660000
-GROUP BY minute_unix_ms ORDER BY minute_unix_ms";
+    AND e.unix_ms >= at AND e.unix_ms < at + 60000) AS \"events\"
+FROM minute LEFT JOIN held AS h USING (at) LEFT JOIN made AS w USING (at)
+WHERE h.at IS NOT NULL OR at + 65000 <= :now_ms
+ORDER BY at";
 
 #[allow(clippy::too_many_arguments)] // one call; each is a different kind of thing
 pub(super) fn facts(
@@ -49,7 +66,7 @@ pub(super) fn facts(
     MailFacts {
         rule: notice.rule.clone(),
         description: description(notice, first),
-        since: notice.members.iter().map(|member| member.alert.active).min(),
+        since: notice.members.iter().map(|member| since(&member.alert)).min(),
         until: until(notice),
         evidence: rule.map(|rule| evidence(rule, templates, &row)).unwrap_or_default(),
         meaning: text(|rule| &rule.meaning),
@@ -118,6 +135,12 @@ fn description(notice: &Notice, first: Option<&Alert>) -> String {
     [first, &why].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n\n")
 }
 
+/// Since when it has been so: by the rule's row, or else since a rule first saw it.
+fn since(alert: &Alert) -> UnixMillis {
+    let told = alert.values.get("since_unix_ms").and_then(Value::as_i64).map(UnixMillis);
+    told.map_or(alert.active, |told| told.min(alert.active))
+}
+
 fn until(notice: &Notice) -> Option<UnixMillis> {
     let ends: Option<Vec<UnixMillis>> = notice.members.iter().map(|member| member.alert.resolved).collect();
     ends.and_then(|ends| ends.into_iter().max())
@@ -129,7 +152,7 @@ fn members(notice: &Notice) -> Vec<Member> {
     }
     let members = notice.members.iter().map(|member| Member {
         summary: member.alert.summary.clone(),
-        since: Some(member.alert.active),
+        since: Some(since(&member.alert)),
         state: match member.alert.state {
             AlertState::Resolved => "resolved".into(),
             _ => "firing".into(),

@@ -4,7 +4,7 @@ use super::*;
 use crate::model::event::{Event, EventKind, EventSeverity};
 use crate::model::process::NewProcess;
 use crate::model::run::RunPlan;
-use crate::model::sample::Role;
+use crate::model::sample::{HostReading, ProcessReading, Role, SampleBatch, WorkReading};
 use crate::model::time::MonoMillis;
 use crate::store::Mode;
 
@@ -124,6 +124,69 @@ fn a_crash_is_mailed_once_and_a_restart_does_not_mail_it_again() {
         decisions.iter().map(text).collect::<Vec<_>>(),
         ["hold: waits 10 s for more of its group", "send: began to fire", "hold: ended; its rule sends no RESOLVED",]
     );
+}
+
+#[test]
+fn since_is_when_it_was_and_each_crash_has_its_own_number() {
+    let mut bench = Bench::new();
+    let mut alerting = bench.alerting();
+    alerting.tick(&mut bench.store, at(0), Moment::Regular).expect("tick");
+    bench.event(20, EventKind::WorkerCrash);
+    bench.event(25, EventKind::WorkerCrash);
+    for seconds in [30, 45] {
+        alerting.tick(&mut bench.store, at(seconds), Moment::Regular).expect("tick");
+    }
+    let mails = bench.rows("SELECT body_text FROM outbox");
+    let body = mails[0][0].as_str().expect("body");
+    let since = body.lines().find(|line| line.trim_start().to_lowercase().starts_with("since")).expect(body);
+    assert!(since.contains(&report::mail::utc(at(20).wall)), "{since}");
+    for number in ["(crash 1 of this run)", "(crash 2 of this run)"] {
+        assert!(body.contains(number), "{number}: {body}");
+    }
+}
+
+impl Bench {
+    /// Seconds `from_s` to `to_s` of a life that holds `megabytes` and makes a hundred tokens a second.
+    fn lives(&mut self, process_id: i64, from_s: i64, to_s: i64, megabytes: i64) {
+        for second in from_s..=to_s {
+            let bytes = Some(megabytes * 1_000_000);
+            let reading = ProcessReading { rss_anon_bytes: bytes, swap_bytes: Some(0), ..ProcessReading::default() };
+            let work = WorkReading { tokens: (second - from_s) * 100, ..WorkReading::default() };
+            let batch = SampleBatch {
+                processes: vec![(process_id, at(second).wall, reading)],
+                work: vec![(process_id, at(second).wall, work)],
+                ..SampleBatch::default()
+            };
+            self.store.append(&batch).expect("samples");
+        }
+    }
+}
+
+#[test]
+fn lives_within_one_minute_are_not_summed_and_a_minute_without_any_is_shown() {
+    let mut bench = Bench::new();
+    let (run_id, first) = (bench.run_id, bench.worker);
+    bench.lives(first, 0, 29, 3);
+    let new = NewProcess { run_id, role: Role::Worker, ordinal: 0, pid: 43, name: None, started: at(35).wall };
+    let second = bench.store.start_process(&new).expect("worker").process_id;
+    bench.lives(second, 35, 59, 2);
+    bench.lives(second, 120, 179, 2);
+    let hosts = vec![(run_id, at(181).wall, HostReading::default())];
+    bench.store.append(&SampleBatch { hosts, ..SampleBatch::default() }).expect("the next minute");
+    let params = bench.context().params(at(190).wall, 190_000, at(180).wall, 0);
+    let recent = bench.alerting().recent(&params).expect("a table");
+    let rows: Vec<&[Value]> = recent.rows.iter().map(|row| &row[1..4]).collect();
+    assert_eq!(
+        rows,
+        [
+            [json!("3.0"), json!("–"), json!("89.8")],
+            [json!("no worker"), json!("–"), json!("–")],
+            [json!("2.0"), json!("–"), json!("100.0")],
+        ]
+    );
+    bench.store.record(|to| to.gap(run_id, at(70).wall, at(80).wall, "supervisor_down")).expect("a gap");
+    let recent = bench.alerting().recent(&params).expect("a table");
+    assert_eq!(recent.rows[1][1], json!("not watched"));
 }
 
 #[test]
