@@ -23,8 +23,10 @@ fn a_killed_worker_is_recorded_with_its_last_words_mailed_and_replaced() {
     soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'worker_crash'");
     soak.until("SELECT count(*) > 1 FROM work_sample JOIN process USING (process_id) WHERE incarnation = 2");
     for of_its_last_minute in ["process_minute", "work_minute", "latency"] {
-        let sql = format!("SELECT count(*) > 0 FROM {of_its_last_minute} JOIN process USING (process_id)
-                           WHERE role = 'worker' AND incarnation = 1");
+        let sql = format!(
+            "SELECT count(*) > 0 FROM {of_its_last_minute} JOIN process USING (process_id)
+                           WHERE role = 'worker' AND incarnation = 1"
+        );
         soak.until(&sql);
     }
     let code = soak.interrupt();
@@ -50,7 +52,8 @@ fn a_stopped_worker_is_a_hang_and_is_replaced() {
     soak.until("SELECT count(*) > 1 FROM work_sample JOIN process USING (process_id) WHERE incarnation = 2");
     assert_eq!(soak.interrupt(), 1, "{}", soak.said());
     assert_eq!(soak.number("SELECT count(*) FROM process WHERE end_reason = 'hang'"), 1);
-    let since = "SELECT e.unix_ms - (e.detail ->> '$.since_unix_ms') >= 1000 FROM event AS e WHERE kind = 'worker_hang'";
+    let since =
+        "SELECT e.unix_ms - (e.detail ->> '$.since_unix_ms') >= 1000 FROM event AS e WHERE kind = 'worker_hang'";
     assert_eq!(soak.number(since), 1, "it has hung since before it was killed");
 }
 
@@ -298,6 +301,10 @@ fn a_run_serves_its_time_and_says_where_everything_lies() {
         assert!(said.contains(place), "{place:?} is not in {said}");
     }
     assert!(soak.folder().join("soak-run-1.html").exists());
+    assert_eq!(soak.number("SELECT count(*) FROM alert WHERE rule = 'run_finished' AND state = 'firing'"), 1);
+    let alerts =
+        std::process::Command::new(env!("CARGO_BIN_EXE_soakd")).arg("alerts").current_dir(soak.folder()).output();
+    assert_eq!(alerts.expect("it runs").status.code(), Some(0), "that it is over is no alarm");
     let mails = std::fs::read_dir(soak.folder().join("mail")).map_or(0, Iterator::count);
     assert!(mails > 0, "the mail that tells the end was delivered");
     assert_eq!(soak.number("SELECT count(*) FROM run WHERE state = 'finished'"), 1);

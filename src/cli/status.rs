@@ -3,7 +3,6 @@
 use super::report::{print, read_run};
 use super::{CannotStart, Done, Format, Outcome};
 use crate::clock;
-use crate::model::alert::{AlertState, Severity};
 use crate::model::facts::RunFacts;
 use crate::model::run::RunState;
 use crate::model::time::UnixMillis;
@@ -106,8 +105,7 @@ fn text(facts: &RunFacts, beat: Option<&HeartbeatRow>, life: Life) -> String {
         };
         let _ = writeln!(out, "  {:<24} {:<13} {drift}", series.name, finding.verdict.as_str());
     }
-    let firing =
-        facts.alerts.iter().filter(|alert| alert.state == AlertState::Firing && alert.severity != Severity::Info);
+    let firing = facts.alerts_firing();
     let _ = writeln!(
         out,
         "crashes {}, hangs {}, golden mismatches {}{}, alerts firing {}",
@@ -146,7 +144,7 @@ fn json(facts: &RunFacts, beat: Option<&HeartbeatRow>, life: Life) -> serde_json
         "hangs": facts.hangs(),
         "golden_mismatches": facts.golden_mismatches,
         "requests_failed": facts.throughput.failures,
-        "alerts_firing": facts.alerts.iter().filter(|alert| alert.state == AlertState::Firing).count(),
+        "alerts_firing": facts.alerts_firing().count(),
         "throughput_tokens_per_s": facts.throughput.tokens_per_s,
     })
 }

@@ -325,6 +325,11 @@ pub enum Standing {
 }
 
 impl RunFacts {
+    /// Alerts that fire, or did when the run ended; news is none of them.
+    pub fn alerts_firing(&self) -> impl Iterator<Item = &AlertFacts> + Clone {
+        self.alerts.iter().filter(|alert| alert.state == AlertState::Firing && alert.severity != Severity::Info)
+    }
+
     /// Crashes of what is soaked.
     #[must_use]
     pub fn crashes(&self) -> usize {

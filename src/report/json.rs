@@ -1,6 +1,5 @@
 //! A run as JSON for programs. The field names at the top level are a contract; new ones may be added.
 
-use crate::model::alert::AlertState;
 use crate::model::facts::{LatencyFacts, ProcessFacts, RunFacts, SeriesFacts};
 use crate::model::gate::GateResult;
 use serde_json::{Map, Value, json};
@@ -35,7 +34,7 @@ pub fn render(facts: &RunFacts, gates: &[GateResult]) -> Value {
             "rule": a.rule, "severity": a.severity, "state": a.state, "summary": a.summary,
             "active_unix_ms": a.active, "fired_unix_ms": a.fired, "resolved_unix_ms": a.resolved,
         })).collect::<Vec<_>>(),
-        "alerts_firing": facts.alerts.iter().filter(|a| a.state == AlertState::Firing).count(),
+        "alerts_firing": facts.alerts_firing().count(),
         "canary": facts.canary.as_ref().map(|c| json!({
             "planned": c.planned, "found": c.found.is_some(), "found_unix_ms": c.found, "missed": c.missed.is_some(),
             "finding": c.finding,

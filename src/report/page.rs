@@ -182,9 +182,7 @@ pub fn build(facts: &RunFacts, results: &[GateResult]) -> Page {
                 rule: a.rule.clone(),
                 summary: a.summary.clone(),
                 fired: a.fired.map_or_else(String::new, |at| moment(at.seconds())),
-                state: a
-                    .resolved
-                    .map_or_else(|| "still firing".into(), |at| format!("resolved {}", moment(at.seconds()))),
+                state: words::alert_end(facts, a),
                 runbook: a.runbook.clone(),
             })
             .collect(),

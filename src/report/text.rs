@@ -176,7 +176,7 @@ fn deaths(out: &mut String, facts: &RunFacts) {
 fn alerts(out: &mut String, facts: &RunFacts) {
     for a in &facts.alerts {
         let fired = a.fired.map_or_else(|| "-".into(), |at| moment(at.seconds()));
-        let over = a.resolved.map_or_else(|| "still firing".into(), |at| format!("resolved {}", moment(at.seconds())));
+        let over = words::alert_end(facts, a);
         let _ = writeln!(out, "alert {fired} {} [{}] {} ({over})", a.rule, a.severity.as_str(), a.summary);
     }
     if !facts.alerts.is_empty() {

@@ -1,7 +1,7 @@
 //! Facts as sentences, shared by the text form, the page and the documents: the headline, why, the causes of death.
 
-use super::scale::{bytes, duration, grouped, signed_bytes};
-use crate::model::facts::{ProcessFacts, RunFacts, SeriesFacts, Standing};
+use super::scale::{bytes, duration, grouped, moment, signed_bytes};
+use crate::model::facts::{AlertFacts, ProcessFacts, RunFacts, SeriesFacts, Standing};
 use crate::model::finding::{Finding, Verdict};
 use crate::model::run::RunState;
 
@@ -144,6 +144,15 @@ pub fn interval([lo, hi]: [f64; 2]) -> String {
         format!("95 % {} to {}", signed_bytes(lo), signed_bytes(hi))
     } else {
         "no interval yet".into()
+    }
+}
+
+/// What became of an alert. Once its run is over, nobody looks whether it still fires.
+pub fn alert_end(facts: &RunFacts, alert: &AlertFacts) -> String {
+    match alert.resolved {
+        Some(at) => format!("resolved {}", moment(at.seconds())),
+        None if facts.state == RunState::Running => "still firing".into(),
+        None => "until the end of the run".into(),
     }
 }
 
