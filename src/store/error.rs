@@ -90,7 +90,7 @@ pub enum StoreError {
         why: String,
     },
     /// No space left.
-    #[error("the disk that holds {} is full: free some space; until then soakd sheds samples before events", .path.display())]
+    #[error("the disk that holds {} is full: free some space", .path.display())]
     DiskFull {
         /// The file.
         path: PathBuf,
@@ -98,7 +98,7 @@ pub enum StoreError {
     /// The disk took no more: a quota, a size limit, or an error of the device.
     #[error(
         "a write to {} failed ({message}): a quota, a file-size limit, or the disk itself. See `df`, `ulimit -f` and \
-         the kernel's log; until it works again soakd sheds samples before events",
+         the kernel's log",
         .path.display()
     )]
     WriteFailed {

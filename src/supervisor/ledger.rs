@@ -326,7 +326,11 @@ impl Ledger {
         tracing::error!("{error}");
         self.trouble = Some(Trouble { since: now.wall, retry_at, of_samples });
         let kind = if error.is_disk_full() { EventKind::DiskFull } else { EventKind::StoreFault };
-        self.note(now.wall, kind, EventSeverity::Error, format!("nothing can be written to the database: {error}"));
+        let what = match of_samples {
+            true => "samples cannot be written to the database, and wait",
+            false => "nothing can be written to the database, and events wait",
+        };
+        self.note(now.wall, kind, EventSeverity::Error, format!("{what}: {error}"));
     }
 
     fn recovered_unless_of_samples(&mut self, now: Now) {

@@ -178,6 +178,9 @@ fn on_a_full_disk_events_are_written_and_mailed_from_the_reserve() {
     soak.until("SELECT count(*) > 0 FROM event WHERE kind = 'worker_crash' AND unix_ms < (SELECT max(unix_ms) - 5000 FROM heartbeat)");
     let told = "SELECT count(*) * 10 + (SELECT count(*) FROM event WHERE kind = 'disk_recovered') FROM event WHERE kind = 'disk_full'";
     assert_eq!(soak.number(told), 10, "it is told once that it is full, and it still is");
+    let untrue = "SELECT (SELECT count(*) FROM outbox WHERE body_text LIKE '%are lost%')
+                    + (SELECT count(*) FROM event WHERE kind = 'disk_full' AND summary LIKE '%shed%')";
+    assert_eq!(soak.number(untrue), 0, "nothing is lost yet, and nothing shed");
     assert_eq!(soak.number("SELECT count(*) FROM outbox WHERE state <> 'sent'"), 0, "and it is noted that they left");
     std::fs::remove_file(disk(soak.folder()).join("filler")).expect("it was there");
     soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'disk_recovered'");
