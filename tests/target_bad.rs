@@ -68,7 +68,12 @@ fn a_process_that_exits_while_it_is_watched_ends_the_run() {
     assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
     let crashes = events(dir.path(), "worker_crash");
     assert!(crashes.len() == 1 && crashes[0].contains(&format!("process {pid} is gone")), "{crashes:?}");
+    assert!(crashes[0].contains(&format!("the target sleep (process {pid}) ended")), "{crashes:?}");
+    assert!(!crashes[0].contains("exited with code"), "that would be its keeper's: {crashes:?}");
     assert!(!crashes[0].contains("started again"), "nobody can: {crashes:?}");
+    let mail = "SELECT body_text FROM outbox WHERE labels LIKE '%worker_crash%'";
+    let mail = rows(dir.path(), mail)[0][0].to_string();
+    assert!(mail.contains(&format!("sleep (process {pid}, life 1) ended unasked")), "{mail}");
 }
 
 /// A run of so many seconds of the stand-in with a fault that sets in after five requests.
@@ -121,7 +126,7 @@ fn nothing_said_another_thing_said_and_an_end_fail_the_run() {
     let cases: [(&str, &[&str], &str, &str); 3] = [
         ("--empty", &[], "empty_output", "gave no token"),
         ("--whim", &["--golden"], "golden_mismatch", "gave another output"),
-        ("--die", &[], "worker_crash", "worker-0 ended by signal 6 (SIGABRT); started again in"),
+        ("--die", &[], "worker_crash", ") ended by signal 6 (SIGABRT); started again in"),
     ];
     for (fault, more, kind, says) in cases {
         let (dir, code) = faulty(7, fault, more);
@@ -132,6 +137,7 @@ fn nothing_said_another_thing_said_and_an_end_fail_the_run() {
         if fault == "--die" {
             let sql = "SELECT DISTINCT exit_signal FROM process WHERE role = 'worker' AND end_reason = 'crash'";
             assert_eq!(rows(dir.path(), sql), [[6]], "the row tells the target's own signal");
+            assert!(found[0].starts_with("the target "), "and its event whose: {found:?}");
         }
         if fault == "--empty" {
             let failures = rows(dir.path(), "SELECT max(failures) FROM work_sample")[0][0].as_i64();

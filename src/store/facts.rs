@@ -273,7 +273,8 @@ impl Store {
     /// died took its count along), and answers without a token.
     fn golden_counts(&self, run_id: i64) -> Result<(u64, u64, u64), StoreError> {
         let sql = "SELECT (SELECT count(*) FROM golden WHERE run_id = ?1),
-             max((SELECT count(*) FROM event WHERE run_id = ?1 AND kind = 'golden_mismatch'),
+             max((SELECT coalesce(sum(coalesce(detail ->> '$.count', 1)), 0) FROM event
+                   WHERE run_id = ?1 AND kind = 'golden_mismatch'),
                  coalesce((SELECT sum((SELECT golden_mismatches FROM work_sample AS w WHERE w.process_id = p.process_id
                     ORDER BY unix_ms DESC LIMIT 1)) FROM process AS p WHERE p.run_id = ?1), 0)),
              (SELECT count(*) FROM event WHERE run_id = ?1 AND kind = 'empty_output')";

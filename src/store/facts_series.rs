@@ -234,8 +234,7 @@ impl Store {
              WHERE p.run_id = ?1";
         let (tokens, requests, failures): (i64, i64, i64) =
             self.fact_row(totals, [run_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.unwrap_or_default();
-        let rates =
-            "SELECT minute_unix_ms + 30000, sum(rate) FROM (
+        let rates = "SELECT minute_unix_ms + 30000, sum(rate) FROM (
                SELECT minute_unix_ms, -- lives of one worker within a minute are one
                  sum(tokens_last - tokens_first) * 1000.0 / (max(last_unix_ms) - min(first_unix_ms)) AS rate
                FROM work_minute JOIN process USING (process_id) WHERE run_id = ?1

@@ -18,7 +18,8 @@ SELECT r.run_id, r.host, r.started_unix_ms, r.state, r.verdict,
   coalesce(u.watched_hours, 0.0) AS watched_hours, u.uptime_ratio,
   (SELECT count(*) FROM event AS e WHERE e.run_id = r.run_id AND e.kind IN ('worker_crash', 'worker_oom')) AS crashes,
   (SELECT count(*) FROM event AS e WHERE e.run_id = r.run_id AND e.kind = 'worker_hang') AS hangs,
-  (SELECT count(*) FROM event AS e WHERE e.run_id = r.run_id AND e.kind = 'golden_mismatch') AS golden_mismatches,
+  (SELECT coalesce(sum(coalesce(e.detail ->> '$.count', 1)), 0) FROM event AS e
+     WHERE e.run_id = r.run_id AND e.kind = 'golden_mismatch') AS golden_mismatches,
   (SELECT count(*) FROM alert AS a WHERE a.run_id = r.run_id AND a.state = 'firing' AND a.severity <> 'info') AS alerts_firing,
   (SELECT sum(w.tokens) * 1000.0 / nullif(sum(w.ms), 0) FROM (
      SELECT max(m.tokens_last) - min(m.tokens_first) AS tokens, max(m.last_unix_ms) - min(m.first_unix_ms) AS ms

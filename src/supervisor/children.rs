@@ -2,11 +2,13 @@
 //! last heard of it. Deciding is left to `lifecycle`, writing to `ledger`.
 
 use super::event::{ChildId, LastWords, Life};
+use super::mismatches::Mismatches;
 use crate::lifecycle::child::{ChildState, Policy};
 use crate::model::event::{EventKind, EventSeverity};
 use crate::model::process::{EndReason, ProcessEnd};
 use crate::model::sample::{ProcessReading, Role, WorkReading};
 use crate::model::time::{MonoMillis, UnixMillis};
+use crate::worker::protocol::TargetProcess;
 
 /// One child.
 #[derive(Debug)]
@@ -37,6 +39,10 @@ pub struct Child {
     pub reading: ProcessReading,
     /// What it last counted.
     pub work: WorkReading,
+    /// Its outputs that differed.
+    pub mismatches: Mismatches,
+    /// The process that it keeps, for the keeper of a target.
+    pub target: Option<TargetProcess>,
     /// OOM kills when it was started.
     pub oom_kills: Option<i64>,
     /// Why it says that it cannot go on.
@@ -63,6 +69,8 @@ impl Child {
             moved: None,
             reading: ProcessReading::default(),
             work: WorkReading::default(),
+            mismatches: Mismatches::default(),
+            target: None,
             oom_kills: None,
             complaint: None,
             oom_told: false,
@@ -81,6 +89,8 @@ impl Child {
         self.moved = None;
         self.reading = ProcessReading::default();
         self.work = WorkReading::default();
+        self.mismatches = Mismatches::default();
+        self.target = None;
         self.oom_kills = None;
         self.complaint = None;
         self.oom_told = false;
@@ -96,6 +106,15 @@ impl Child {
             _ => false,
         };
         unasked && (self.oom_told || (words.exit_signal == Some(nix::libc::SIGKILL) && rose))
+    }
+
+    /// What people know it by: the process that it keeps, or itself.
+    #[must_use]
+    pub fn called(&self) -> String {
+        match &self.target {
+            Some(TargetProcess { pid, name }) => format!("the target {name} (process {pid})"),
+            None => self.id.to_string(),
+        }
     }
 
     /// The end of the present incarnation, for its row.
@@ -156,7 +175,15 @@ pub fn story(
         Some(ms) => format!("; started again in {} s", (ms as f64 / 1_000.0).ceil()),
         None => String::new(),
     };
-    Some((kind, severity, format!("{} {how}{why}{next}", child.id)))
+    // What soakd kills is the keeper; a target that it only watches lives on.
+    let whose = match reason {
+        EndReason::Hang | EndReason::Lost | EndReason::Protocol => child.id.to_string(),
+        _ => child.called(),
+    };
+    // Who was watched by its id has left no exit code; its keeper's own says nothing.
+    let how =
+        if child.target.is_some() && reason == EndReason::Crash && !why.is_empty() { "ended".into() } else { how };
+    Some((kind, severity, format!("{whose} {how}{why}{next}")))
 }
 
 fn exit_words(words: &LastWords) -> String {
@@ -196,10 +223,22 @@ mod tests {
     fn ends_are_told_in_words() {
         let mut child = Child::new(Role::Worker, 1, Policy::WORKER, MonoMillis(0));
         child.progress = Some(5);
+        let kept = Child {
+            target: Some(TargetProcess { pid: 6755, name: "python3".into() }),
+            ..Child::new(Role::Worker, 0, Policy::WORKER, MonoMillis(0))
+        };
         let words = LastWords { exit_signal: Some(11), ..LastWords::default() };
         let (kind, severity, told) = story(&child, EndReason::Crash, &words, Some(1_000)).expect("a story");
         assert_eq!((kind, severity), (EventKind::WorkerCrash, EventSeverity::Error));
         assert_eq!(told, "worker-1 ended by signal 11 (SIGSEGV); started again in 1 s");
+        let told_of = |child: &Child, reason| story(child, reason, &words, None).expect("a story").2;
+        assert_eq!(told_of(&kept, EndReason::Crash), "the target python3 (process 6755) ended by signal 11 (SIGSEGV)");
+        assert_eq!(
+            told_of(&kept, EndReason::Oom),
+            "the target python3 (process 6755) was killed by the kernel for memory"
+        );
+        let gone = Child { complaint: Some("process 6755 is gone".into()), ..kept };
+        assert_eq!(told_of(&gone, EndReason::Crash), "the target python3 (process 6755) ended (process 6755 is gone)");
         assert!(story(&child, EndReason::Clean, &words, None).is_none(), "a clean end is no event");
         let (kind, _, told) = story(&child, EndReason::Hang, &words, None).expect("a story");
         assert_eq!(kind, EventKind::WorkerHang);

@@ -194,6 +194,7 @@ impl Core {
         end.rss_bytes = ours.rss_bytes;
         end.anon_swap_bytes = ours.rss_anon_bytes.map(|anon| anon + ours.swap_bytes.unwrap_or(0));
         self.ledger.put(Entry::Ended(EndOf { life: super::core::OURSELVES, end }));
+        self.sum_up_mismatches(|_| true, now);
         // A helper that did not end in time is killed with us; its row gets its end all the same.
         for child in &self.children {
             if let Some(life) = child.life.filter(|_| child.recorded && child.state.has_process()) {

@@ -254,6 +254,7 @@ impl Core {
         for index in 0..self.children.len() {
             self.step_child(index, ChildEvent::Tick, &LastWords::default(), now, out);
         }
+        self.sum_up_mismatches(|_| false, now);
         self.ask_probe(now, out);
         self.ledger.flush_samples(now);
         if now.mono >= self.heartbeat_at {

@@ -77,7 +77,9 @@ impl Past {
 
     fn counts(&self) -> Result<Counts, QueryError> {
         let mut counts = Counts::default();
-        for row in self.rows("SELECT kind, count(*) FROM event WHERE run_id = :id GROUP BY kind", self.run_id, 0)? {
+        let sql = "SELECT kind, sum(CASE kind WHEN 'golden_mismatch' THEN coalesce(detail ->> '$.count', 1) ELSE 1 END) \
+                   FROM event WHERE run_id = :id GROUP BY kind";
+        for row in self.rows(sql, self.run_id, 0)? {
             let (Some(kind), Some(n)) = (text(&row, 0), integer(&row, 1)) else { continue };
             if let Ok(kind) = serde_json::from_value::<EventKind>(kind.into()) {
                 counts.add_many(kind, n);

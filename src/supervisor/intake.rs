@@ -365,6 +365,7 @@ impl Core {
         child.heard = Some(now.wall);
         match message {
             FromWorker::Loaded(loaded) => {
+                child.target.clone_from(&loaded.target);
                 self.step_life(id, life, ChildEvent::Ready, now, out);
                 self.worker_ready = true;
                 self.take_loaded(id, life, &loaded, now);
@@ -381,15 +382,7 @@ impl Core {
             FromWorker::Latency(reports) => self.take_latencies(life, reports, false, now),
             FromWorker::LatencySoFar(reports) => self.take_latencies(life, reports, true, now),
             FromWorker::Golden(output) => self.take_golden(life, output, now),
-            FromWorker::Mismatch(found) => {
-                let summary = format!(
-                    "{id}: prompt {} gave another output than in the first loop ({})",
-                    found.prompt,
-                    found.difference()
-                );
-                let detail = serde_json::to_value(&found).unwrap_or_default();
-                self.note_worker(life, now, EventKind::GoldenMismatch, EventSeverity::Error, summary, detail);
-            }
+            FromWorker::Mismatch(found) => self.take_mismatch(id, life, found, now),
             FromWorker::Empty { prompt, stream } => {
                 let summary = format!("{id}: prompt {prompt} in stream {stream} gave no token");
                 let detail = serde_json::json!({ "prompt": prompt, "stream": stream });
@@ -502,6 +495,19 @@ impl Core {
         detail: serde_json::Value,
     ) {
         self.counts.add(kind);
+        self.tell_of_worker(life, now, kind, severity, summary, detail);
+    }
+
+    /// The same of what is counted already.
+    pub(super) fn tell_of_worker(
+        &mut self,
+        life: Life,
+        now: Now,
+        kind: EventKind,
+        severity: EventSeverity,
+        summary: String,
+        detail: serde_json::Value,
+    ) {
         if severity != EventSeverity::Info {
             tracing::warn!(run = self.ledger.run_id(), kind = kind.as_str(), "{summary}");
         }

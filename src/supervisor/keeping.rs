@@ -140,6 +140,8 @@ impl Core {
 
     fn ended(&mut self, index: usize, reason: EndReason, restart_in_ms: Option<i64>, words: &LastWords, now: Now) {
         let ending = self.is_ending();
+        let id = self.children[index].id;
+        self.sum_up_mismatches(|child| child.id == id, now);
         let child = &mut self.children[index];
         let Some(life) = child.life.take() else { return };
         let is_target = child.id.role == Role::Worker && self.config.target.is_set();
@@ -148,7 +150,7 @@ impl Core {
         let reason = if ending && child.id.role != Role::Worker { EndReason::Clean } else { reason };
         let end = child.end(now.wall, reason, words);
         let story = children::story(child, reason, words, restart_in_ms);
-        let (recorded, moved) = (child.recorded, child.moved);
+        let (recorded, moved, target) = (child.recorded, child.moved, child.target.clone());
         if recorded {
             self.ledger.put(Entry::Ended(EndOf { life, end: end.clone() }));
         }
@@ -163,6 +165,8 @@ impl Core {
                 "anon_swap_bytes_at_end": end.anon_swap_bytes,
                 "vram_bytes_at_end": end.vram_bytes,
                 "restart_in_ms": restart_in_ms,
+                "target_pid": target.as_ref().map(|target| target.pid),
+                "target_name": target.as_ref().map(|target| &target.name),
                 "since_unix_ms": moved.filter(|_| reason == EndReason::Hang).map(|at| at.0),
             });
             self.counts.add(kind);

@@ -16,6 +16,7 @@ pub mod history;
 pub mod intake;
 pub mod keeping;
 pub mod ledger;
+pub mod mismatches;
 pub mod notify;
 pub mod reactor;
 pub mod roles;

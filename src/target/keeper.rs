@@ -146,7 +146,8 @@ impl Keeper {
         let timeout_us = i64::try_from(target.start_timeout_ms).unwrap_or(0).saturating_mul(1_000);
         match self.wait_until_ready(&means, &mut kept, timeout_us).await {
             Ok(Some(model)) => {
-                self.say(&FromWorker::Loaded(loaded(&target, &model, (clock::micros() - began_us) / 1_000)));
+                let took_ms = (clock::micros() - began_us) / 1_000;
+                self.say(&FromWorker::Loaded(Loaded { target: kept.process(), ..loaded(&target, &model, took_ms) }));
                 let model = target.model.clone().unwrap_or(model);
                 self.soak(kept, Job::new(means, model, prompts, *plan, target)).await
             }
@@ -303,6 +304,7 @@ fn loaded(target: &TargetPlan, model: &str, took_ms: i64) -> Loaded {
         types: format!("load {}", target.load),
         shape: if target.load == "none" { "it is only watched".to_owned() } else { format!("serves {model}") },
         took_ms,
+        target: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::probe::protocol::Outcome;
 use crate::probe::{self, cgroup};
-use crate::worker::protocol::TargetPlan;
+use crate::worker::protocol::{TargetPlan, TargetProcess};
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -77,6 +77,18 @@ impl Kept {
         spawn(&plan.command)
     }
 
+    /// The process that counts; `None`: there are several, or it is gone.
+    #[must_use]
+    pub fn process(&self) -> Option<TargetProcess> {
+        let pid = match self {
+            Kept::Command(child) => child.id()?.cast_signed(),
+            Kept::Process { pid, .. } => *pid,
+            Kept::Unit { .. } => return None,
+        };
+        let name = procfs::process::Process::new(pid).and_then(|process| process.stat()).ok()?.comm;
+        Some(TargetProcess { pid, name })
+    }
+
     /// How it ended, as soon as it has; `None` while it lives.
     pub fn ended(&mut self) -> Option<End> {
         match self {
@@ -90,7 +102,8 @@ impl Kept {
                 }
                 // Its group may be gone with it; the host's count is still there.
                 let oom = rose(*before, oom_kills(&cgroup::of(*pid)));
-                Some(End { how: format!("process {pid} is gone"), status: None, oom })
+                let how = format!("process {pid} is gone; how it ended only who started it can know");
+                Some(End { how, status: None, oom })
             }
             Kept::Unit { name, cgroup, members, oom_kills: before } => {
                 let now = members_of(cgroup);

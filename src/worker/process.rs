@@ -140,6 +140,7 @@ fn work(
                 facts.layers, facts.width, facts.vocab, facts.context_tokens
             ),
             took_ms: (clock::micros() - began_us) / 1_000,
+            target: None,
         }),
     );
     shared.beat_us.store((plan.beat_ms.max(1) * 1_000) as i64, Ordering::Relaxed);

@@ -225,6 +225,18 @@ pub struct Loaded {
     pub shape: String,
     /// How long it took, milliseconds.
     pub took_ms: i64,
+    /// Who is soaked, where that is not who says so.
+    #[serde(default)]
+    pub target: Option<TargetProcess>,
+}
+
+/// The process under soak, as the kernel and `ps` name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetProcess {
+    /// Its process id.
+    pub pid: i32,
+    /// Its command.
+    pub name: String,
 }
 
 /// An output that differed from the golden one.

@@ -431,6 +431,7 @@ impl World {
             types: "F32: 1".into(),
             shape: "scripted".into(),
             took_ms: 900,
+            target: None,
         };
         self.later(at + 900, Event::Worker { child, life, message: FromWorker::Loaded(loaded) });
         if plan.golden.is_empty() {

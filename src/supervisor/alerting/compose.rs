@@ -39,7 +39,7 @@ SELECT strftime('%H:%M', at / 1000, 'unixepoch') AS \"minute (UTC)\",
     WHEN EXISTS (SELECT 1 FROM gap WHERE run_id = :run AND from_unix_ms < at + 60000 AND to_unix_ms > at) THEN 'not watched'
     ELSE 'no worker' END AS \"memory held, MB\",
   CASE WHEN h.vram IS NULL THEN '–' ELSE printf('%.1f', h.vram / 1e6) END AS \"VRAM, MB\",
-  coalesce(printf('%.1f', w.rate), '–') AS \"tokens/s\",
+  CASE WHEN w.rate IS NULL THEN '–' ELSE printf('%.1f', w.rate) END AS \"tokens/s\",
   (SELECT count(*) FROM event AS e WHERE e.run_id = :run AND e.severity <> 'info'
     AND e.unix_ms >= at AND e.unix_ms < at + 60000) AS \"events\"
 FROM minute LEFT JOIN held AS h USING (at) LEFT JOIN made AS w USING (at)
