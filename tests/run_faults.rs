@@ -302,9 +302,13 @@ fn a_run_serves_its_time_and_says_where_everything_lies() {
     }
     assert!(soak.folder().join("soak-run-1.html").exists());
     assert_eq!(soak.number("SELECT count(*) FROM alert WHERE rule = 'run_finished' AND state = 'firing'"), 1);
-    let alerts =
-        std::process::Command::new(env!("CARGO_BIN_EXE_soakd")).arg("alerts").current_dir(soak.folder()).output();
-    assert_eq!(alerts.expect("it runs").status.code(), Some(0), "that it is over is no alarm");
+    let ask = |what: &str| {
+        let mut asked = std::process::Command::new(env!("CARGO_BIN_EXE_soakd"));
+        asked.arg(what).current_dir(soak.folder()).output().expect("it runs")
+    };
+    assert_eq!(ask("alerts").status.code(), Some(0), "that it is over is no alarm");
+    let report = String::from_utf8_lossy(&ask("report").stdout).into_owned();
+    assert!(report.contains("run_finished") && !report.contains("still firing"), "nobody looks any more: {report}");
     let mails = std::fs::read_dir(soak.folder().join("mail")).map_or(0, Iterator::count);
     assert!(mails > 0, "the mail that tells the end was delivered");
     assert_eq!(soak.number("SELECT count(*) FROM run WHERE state = 'finished'"), 1);
@@ -412,7 +416,12 @@ fn a_canary_that_is_missed_makes_the_run_blind_and_is_mailed() {
 fn a_flipped_weight_is_found_by_the_next_loop() {
     let mut soak = Soak::start(&["--inject", r#"{"what":"flip_weight"}@1s"#]);
     soak.until("SELECT count(*) > 0 FROM event WHERE kind = 'golden_mismatch'");
+    soak.until("SELECT max(golden_mismatches) > 40 FROM work_sample");
     assert_eq!(soak.interrupt(), 1, "silent corruption fails a run: {}", soak.said());
+    let told = "SELECT count(*) BETWEEN 11 AND 15 FROM event WHERE kind = 'golden_mismatch'";
+    assert_eq!(soak.number(told), 1, "ten, and one a minute that tells of all the others");
+    let all = "SELECT golden_mismatches = (SELECT max(golden_mismatches) FROM work_sample) FROM v_runs";
+    assert_eq!(soak.number(all), 1, "every one of them counts");
     let before = "SELECT count(*) FROM event AS m WHERE kind = 'golden_mismatch' AND event_id <
                     (SELECT min(event_id) FROM event WHERE summary LIKE 'damage on purpose%')";
     assert_eq!(soak.number(before), 0, "nothing was wrong before");

@@ -188,6 +188,23 @@ fn the_last_minute_of_who_has_ended_is_there_at_once_and_whole_when_it_is_over()
 }
 
 #[test]
+fn two_lives_in_one_minute_are_no_doubled_rate() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut store = Store::open(folder.path().join("soak.db"), Mode::Write).expect("new");
+    let run_id = store.start_run(&plan()).expect("run");
+    for (from, to) in [(0, 29), (35, 60)] {
+        let process_id = store.start_process(&worker(run_id)).expect("process").process_id;
+        for n in from..=to {
+            store.append(&batch(run_id, process_id, START + n * 1_000, n - from)).expect("append");
+        }
+    }
+    let facts = store.run_facts(run_id, 100, UnixMillis(START + 60_000)).expect("facts").expect("a run");
+    let rates: Vec<f64> = facts.throughput.over_time.iter().map(|column| column.max).collect();
+    assert!(rates.iter().all(|rate| (20.0..=30.0).contains(rate)), "each life made 30 a second: {rates:?}");
+    assert!(!rates.is_empty());
+}
+
+#[test]
 fn the_end_of_a_run_completes_the_minutes_of_those_who_ended_long_before() {
     let folder = tempfile::tempdir().expect("folder");
     let mut store = Store::open(folder.path().join("soak.db"), Mode::Write).expect("new");
