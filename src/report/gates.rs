@@ -192,7 +192,7 @@ pub const METRICS: &[Metric] = &[
         name: "golden_mismatches",
         measure: Measure::Count,
         meaning: "outputs that differed from the golden ones",
-        query: "SELECT sum(coalesce(detail ->> '$.count', 1)) FROM event WHERE run_id = :run_id AND kind = 'golden_mismatch'",
+        query: "SELECT golden_mismatches FROM v_runs WHERE run_id = :run_id",
         read: Run(|f| (f.golden_outputs > 0).then_some(f.golden_mismatches as f64)),
     },
     Metric {
