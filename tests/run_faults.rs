@@ -12,6 +12,8 @@ mod host;
 #[path = "support/smtp_server.rs"]
 mod smtp_server;
 mod soak;
+#[path = "run_faults/terminal.rs"]
+mod terminal;
 
 use soak::{Soak, is_alive};
 

@@ -27,11 +27,13 @@ pub mod run;
 pub mod runs;
 pub mod silence;
 pub mod status;
+mod terminal;
 pub mod unit_failed;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// How a command ended, when it could start. Maps to the exit code contract.
@@ -258,7 +260,7 @@ pub fn run<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
         Ok(Outcome::Failed) => ExitCode::from(1),
         Ok(Outcome::Inconclusive) => ExitCode::from(3),
         Err(error) => {
-            eprintln!("soakd: {error}");
+            let _ = writeln!(std::io::stderr(), "soakd: {error}"); // the terminal may be gone
             ExitCode::from(2)
         }
     }

@@ -89,6 +89,26 @@ impl Soak {
         Soak { folder, process, environment }
     }
 
+    /// The same with more `sections` of configuration, in a session of its own with all of its words on `terminal`.
+    #[allow(dead_code)] // not every test binary needs it
+    pub fn on_terminal(terminal: &std::fs::File, sections: &str, flags: &[&str]) -> Soak {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("soak.toml"), format!("{CONFIG}{sections}")).expect("written");
+        let side = || Stdio::from(terminal.try_clone().expect("one more"));
+        let mut command = command(folder.path(), flags);
+        command.env("TERM", "xterm").stdin(side()).stdout(side()).stderr(side());
+        let begin_session = || {
+            nix::unistd::setsid()?;
+            // SAFETY: TIOCSCTTY takes a number, and makes the terminal on stdin that of the session just begun.
+            nix::errno::Errno::result(unsafe { nix::libc::ioctl(0, nix::libc::TIOCSCTTY, 0) })?;
+            Ok(())
+        };
+        // SAFETY: two system calls, which are safe after a fork.
+        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, begin_session) };
+        let process = command.spawn().expect("soakd starts");
+        Soak { folder, process, environment: Vec::new() }
+    }
+
     /// Starts it again on the same database.
     pub fn again(&mut self, flags: &[&str]) {
         self.process = spawn(self.folder.path(), flags, &self.environment);
@@ -191,7 +211,7 @@ impl Drop for Soak {
 }
 
 /// The program under test; `SOAKD_TEST_BINARY` names another one, such as a release build.
-fn binary() -> std::ffi::OsString {
+pub fn binary() -> std::ffi::OsString {
     std::env::var_os("SOAKD_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_soakd").into())
 }
 
@@ -202,17 +222,19 @@ fn said(folder: &Path) -> String {
 
 fn spawn(folder: &Path, flags: &[&str], environment: &[(&str, PathBuf)]) -> Child {
     let file = |name| std::fs::File::create(folder.join(name)).expect("a file");
-    Command::new(binary())
-        .arg("run")
-        .args(flags)
+    command(folder, flags)
         .envs(environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(folder)
-        .env_remove("JOURNAL_STREAM")
         .stdin(Stdio::null())
         .stdout(file("stdout"))
         .stderr(file("stderr"))
         .spawn()
         .expect("soakd starts")
+}
+
+fn command(folder: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.arg("run").args(flags).current_dir(folder).env_remove("JOURNAL_STREAM");
+    command
 }
 
 /// A run that is expected to end by itself: exit code and what it said on stderr.

@@ -3,11 +3,11 @@
 use super::super::Format;
 use super::fault::{Fault, Played};
 use crate::cli::mail::setup;
+use crate::cli::terminal::{self, Lines};
 use crate::config::{Config, Transport};
 use comfy_table::{ContentArrangement, Table, presets};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use nix::libc;
-use std::io::{IsTerminal, Write};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const WIDTH: u16 = 120;
 
 /// The lines while it lasts: in place on a terminal, one after the other in a pipe, none as JSON.
 pub struct Live {
-    bars: Option<(MultiProgress, Vec<(Fault, ProgressBar)>)>,
+    bars: Option<(Lines, Vec<(Fault, ProgressBar)>)>,
     quiet: bool,
 }
 
@@ -38,15 +38,14 @@ impl Live {
         }
         let style =
             ProgressStyle::with_template("{spinner} {prefix:<11} {wide_msg} {elapsed:>5}").expect("a template of ours");
-        let bars = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let all = MultiProgress::new();
+        let bars = Lines::on_stderr().filter(|_| !quiet).map(|lines| {
             let bar = |fault: &Fault| {
-                let bar = all.add(ProgressBar::new_spinner().with_style(style.clone()).with_prefix(fault.name()));
+                let bar = lines.all.add(ProgressBar::new_spinner().with_style(style.clone()).with_prefix(fault.name()));
                 bar.set_message("its turn comes");
                 (*fault, bar)
             };
             let bars = chosen.iter().map(bar).collect();
-            (all, bars)
+            (lines, bars)
         });
         Live { bars, quiet }
     }
@@ -78,8 +77,8 @@ impl Live {
 
     /// Takes the lines away: the table says it all.
     pub fn clear(&self) {
-        if let Some((all, _)) = &self.bars {
-            let _ = all.clear(); // a terminal that is gone
+        if let Some((lines, _)) = &self.bars {
+            let _ = lines.all.clear(); // it cannot fail: see `terminal`
         }
     }
 
@@ -170,7 +169,7 @@ fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_width(terminal_width().unwrap_or(WIDTH));
+    table.set_width(terminal::size(std::io::stdout()).map_or(WIDTH, |(_, columns)| columns.max(80)));
     table.set_header(header.to_vec());
     table
 }
@@ -178,13 +177,6 @@ fn table(header: &[&str]) -> Table {
 /// Without the blanks that a table without lines ends its lines with.
 fn trimmed(table: &Table) -> String {
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
-}
-
-fn terminal_width() -> Option<u16> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ fills the winsize that it is given, and fails on what is no terminal.
-    let told = unsafe { libc::ioctl(1, libc::TIOCGWINSZ, &raw mut size) } == 0;
-    (told && size.ws_col > 0).then(|| size.ws_col.max(80))
 }
 
 /// A line to whoever watches; a pipe that nobody reads is no reason to stop drilling.

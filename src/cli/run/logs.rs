@@ -1,6 +1,6 @@
 //! Where a run's log goes: journald with fields when systemd listens there, else stderr, past the progress bars.
 
-use indicatif::MultiProgress;
+use crate::cli::terminal::Lines;
 use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{MakeWriter, format};
@@ -8,7 +8,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Starts logging. `SOAKD_LOG` says how much (`debug`, `warn`, ...); people see warnings anyway.
-pub fn init(bars: Option<MultiProgress>) {
+pub fn init(bars: Option<Lines>) {
     let filter = std::env::var("SOAKD_LOG").ok().and_then(|text| text.parse().ok());
     let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_target("soakd", tracing::Level::INFO));
     if std::env::var_os("JOURNAL_STREAM").is_some()
@@ -31,7 +31,7 @@ pub fn init(bars: Option<MultiProgress>) {
 }
 
 /// stderr, with the bars out of the way while a line is written.
-struct PastBars(Option<MultiProgress>);
+struct PastBars(Option<Lines>);
 
 impl<'a> MakeWriter<'a> for PastBars {
     type Writer = Line<'a>;
@@ -41,14 +41,13 @@ impl<'a> MakeWriter<'a> for PastBars {
     }
 }
 
-struct Line<'a>(Option<&'a MultiProgress>);
+struct Line<'a>(Option<&'a Lines>);
 
 impl Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let write = || io::stderr().write_all(bytes);
         match self.0 {
-            Some(bars) => bars.suspend(write)?,
-            None => write()?,
+            Some(bars) => bars.write_past(bytes),
+            None => io::stderr().write_all(bytes)?,
         }
         Ok(bytes.len())
     }
