@@ -44,7 +44,7 @@ SELECT s.run_id, s.name AS series,
   strftime('%Y-%m-%dT%H:%M:%SZ', f.largest_step_unix_ms / 1000, 'unixepoch') AS largest_step
 FROM series AS s JOIN run AS r USING (run_id)
 JOIN finding AS f ON f.finding_id =
-  (SELECT l.finding_id FROM finding AS l WHERE l.series_id = s.series_id ORDER BY l.unix_ms DESC, l.finding_id DESC LIMIT 1);
+  (SELECT max(l.finding_id) FROM finding AS l WHERE l.series_id = s.series_id); -- the one that was written last
 
 CREATE VIEW v_drift_history AS
 SELECT s.run_id, s.name AS series, strftime('%Y-%m-%dT%H:%M:%SZ', f.unix_ms / 1000, 'unixepoch') AS at, f.verdict, f.shape,

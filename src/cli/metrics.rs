@@ -170,13 +170,21 @@ macro_rules! lives {
          (SELECT max(process_id) FROM process AS q WHERE q.run_id = p.run_id AND q.role = p.role AND q.ordinal = p.ordinal)"
     };
 }
+/// What was written last, by a clock that may have been stepped back since.
+macro_rules! not_ahead {
+    () => {
+        "unix_ms <= coalesce(r.ended_unix_ms, :now)"
+    };
+}
 /// Their newest samples.
 macro_rules! newest {
     () => {
         concat!(
             lives!(),
             " JOIN process_sample AS s ON s.process_id = p.process_id AND s.unix_ms = \
-             (SELECT max(unix_ms) FROM process_sample AS l WHERE l.process_id = p.process_id)"
+             (SELECT max(unix_ms) FROM process_sample AS l WHERE l.process_id = p.process_id AND l.",
+            not_ahead!(),
+            ")"
         )
     };
 }
@@ -186,8 +194,8 @@ macro_rules! finding {
         concat!(
             "SELECT s.name AS series, CASE s.judged WHEN 1 THEN 'true' ELSE 'false' END AS judged, f.",
             $column,
-            " AS value FROM r JOIN series AS s ON s.run_id = r.run_id JOIN finding AS f ON f.finding_id = (SELECT l.finding_id FROM \
-             finding AS l WHERE l.series_id = s.series_id ORDER BY l.unix_ms DESC, l.finding_id DESC LIMIT 1) WHERE abs(f.",
+            " AS value FROM r JOIN series AS s ON s.run_id = r.run_id JOIN finding AS f ON f.finding_id = (SELECT max(l.finding_id) \
+             FROM finding AS l WHERE l.series_id = s.series_id) WHERE abs(f.",
             $column,
             ") < 9000000000000000000"
         )
@@ -225,8 +233,8 @@ const QUERIES: &[Query] = &[
         kind: Kind::Info,
         help: "What is said of each series now",
         sql: "SELECT s.name AS series, CASE s.judged WHEN 1 THEN 'true' ELSE 'false' END AS judged, f.verdict, f.shape, 1 AS value \
-              FROM r JOIN series AS s ON s.run_id = r.run_id JOIN finding AS f ON f.finding_id = (SELECT l.finding_id FROM finding AS l \
-              WHERE l.series_id = s.series_id ORDER BY l.unix_ms DESC, l.finding_id DESC LIMIT 1)",
+              FROM r JOIN series AS s ON s.run_id = r.run_id JOIN finding AS f ON f.finding_id = (SELECT max(l.finding_id) \
+              FROM finding AS l WHERE l.series_id = s.series_id)",
     },
     Query {
         name: "soakd_run_elapsed_seconds",
@@ -300,21 +308,21 @@ const QUERIES: &[Query] = &[
         name: "soakd_tokens",
         kind: Kind::Counter,
         help: "Tokens decoded in the run",
-        sql: "SELECT coalesce(sum((SELECT tokens FROM work_sample AS w WHERE w.process_id = p.process_id ORDER BY unix_ms DESC LIMIT 1)), 0) \
+        sql: "SELECT coalesce(sum((SELECT max(tokens) FROM work_sample AS w WHERE w.process_id = p.process_id)), 0) \
               AS value FROM r JOIN process AS p ON p.run_id = r.run_id AND p.role = 'worker'",
     },
     Query {
         name: "soakd_requests",
         kind: Kind::Counter,
         help: "Requests finished in the run",
-        sql: "SELECT coalesce(sum((SELECT requests FROM work_sample AS w WHERE w.process_id = p.process_id ORDER BY unix_ms DESC LIMIT 1)), 0) \
+        sql: "SELECT coalesce(sum((SELECT max(requests) FROM work_sample AS w WHERE w.process_id = p.process_id)), 0) \
               AS value FROM r JOIN process AS p ON p.run_id = r.run_id AND p.role = 'worker'",
     },
     Query {
         name: "soakd_request_failures",
         kind: Kind::Counter,
         help: "Requests to the target that failed, empty answers among them",
-        sql: "SELECT coalesce(sum((SELECT failures FROM work_sample AS w WHERE w.process_id = p.process_id ORDER BY unix_ms DESC LIMIT 1)), 0) \
+        sql: "SELECT coalesce(sum((SELECT max(failures) FROM work_sample AS w WHERE w.process_id = p.process_id)), 0) \
               AS value FROM r JOIN process AS p ON p.run_id = r.run_id AND p.role = 'worker'",
     },
     Query {
@@ -327,7 +335,9 @@ const QUERIES: &[Query] = &[
             ", l.kind, l.p95_us / 1e6 AS value",
             lives!(),
             " JOIN latency AS l ON l.process_id = p.process_id AND l.unix_ms = \
-             (SELECT max(unix_ms) FROM latency AS n WHERE n.process_id = p.process_id AND n.kind = l.kind)"
+             (SELECT max(unix_ms) FROM latency AS n WHERE n.process_id = p.process_id AND n.kind = l.kind AND n.",
+            not_ahead!(),
+            ")"
         ),
     },
     Query {

@@ -142,8 +142,8 @@ impl Store {
         let sql =
             "SELECT p.*, CASE p.role WHEN 'worker' THEN p.role || '-' || p.ordinal
                WHEN 'target_child' THEN p.role || '-' || p.ordinal || coalesce(' (' || p.name || ')', '') ELSE p.role END
-             AS full_name, (SELECT cpu_ms FROM process_sample AS s WHERE s.process_id = p.process_id
-             ORDER BY unix_ms DESC LIMIT 1) AS cpu_ms FROM process AS p WHERE p.run_id = ?1
+             AS full_name, (SELECT max(cpu_ms) FROM process_sample AS s WHERE s.process_id = p.process_id)
+             AS cpu_ms FROM process AS p WHERE p.run_id = ?1
              ORDER BY started_unix_ms, process_id";
         self.fact_rows(sql, [run_id], |row| {
             Ok(ProcessFacts {
@@ -192,8 +192,7 @@ impl Store {
         })?;
         rows.into_iter()
             .map(|(series_id, mut series)| {
-                let newest =
-                    "SELECT * FROM finding WHERE series_id = ?1 ORDER BY unix_ms DESC, finding_id DESC LIMIT 1";
+                let newest = "SELECT * FROM finding WHERE series_id = ?1 ORDER BY finding_id DESC LIMIT 1";
                 if let Some((finding, at, is_final)) = self.fact_row(newest, [series_id], read_finding)? {
                     series.finding = Some(finding);
                     series.found = Some((at, is_final));
@@ -275,8 +274,8 @@ impl Store {
         let sql = "SELECT (SELECT count(*) FROM golden WHERE run_id = ?1),
              max((SELECT coalesce(sum(coalesce(detail ->> '$.count', 1)), 0) FROM event
                    WHERE run_id = ?1 AND kind = 'golden_mismatch'),
-                 coalesce((SELECT sum((SELECT golden_mismatches FROM work_sample AS w WHERE w.process_id = p.process_id
-                    ORDER BY unix_ms DESC LIMIT 1)) FROM process AS p WHERE p.run_id = ?1), 0)),
+                 coalesce((SELECT sum((SELECT max(golden_mismatches) FROM work_sample AS w
+                    WHERE w.process_id = p.process_id)) FROM process AS p WHERE p.run_id = ?1), 0)),
              (SELECT count(*) FROM event WHERE run_id = ?1 AND kind = 'empty_output')";
         let count = |row: &Row<'_>, column| row.get::<_, i64>(column).map(i64::unsigned_abs);
         let counts = self.fact_row(sql, [run_id], |row| Ok((count(row, 0)?, count(row, 1)?, count(row, 2)?)))?;

@@ -227,17 +227,20 @@ impl Store {
     }
 
     pub(super) fn throughput(&self, run_id: i64, window: Window, facts: &RunFacts) -> Result<Throughput, StoreError> {
-        let totals =
-            "SELECT coalesce(sum(tokens), 0), coalesce(sum(requests), 0), coalesce(sum(failures), 0) FROM process AS p
-             JOIN work_sample AS w ON w.process_id = p.process_id
-               AND w.unix_ms = (SELECT max(unix_ms) FROM work_sample AS l WHERE l.process_id = p.process_id)
-             WHERE p.run_id = ?1";
+        // Counters only grow within a life, whatever the wall clock does: the largest is the last.
+        let totals = "SELECT coalesce(sum(tokens), 0), coalesce(sum(requests), 0), coalesce(sum(failures), 0) FROM (
+             SELECT max(tokens) AS tokens, max(requests) AS requests, max(failures) AS failures FROM work_sample
+             WHERE process_id IN (SELECT process_id FROM process WHERE run_id = ?1) GROUP BY process_id)";
         let (tokens, requests, failures): (i64, i64, i64) =
             self.fact_row(totals, [run_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.unwrap_or_default();
+        // A minute that the wall clock came back to holds two passes: what was done before the second is not of its time. Lives of one worker within
+        // a minute are one.
         let rates = "SELECT minute_unix_ms + 30000, sum(rate) FROM (
-               SELECT minute_unix_ms, -- lives of one worker within a minute are one
-                 sum(tokens_last - tokens_first) * 1000.0 / (max(last_unix_ms) - min(first_unix_ms)) AS rate
-               FROM work_minute JOIN process USING (process_id) WHERE run_id = ?1
+               SELECT minute_unix_ms,
+                 sum(tokens_last - max(tokens_first, before)) * 1000.0 / (max(last_unix_ms) - min(first_unix_ms)) AS rate
+               FROM (SELECT m.*, role, ordinal, coalesce(lag(tokens_last) OVER (
+                   PARTITION BY process_id ORDER BY tokens_last, minute_unix_ms), 0) AS before
+                 FROM work_minute AS m JOIN process USING (process_id) WHERE run_id = ?1)
                GROUP BY minute_unix_ms, role, ordinal HAVING max(last_unix_ms) > min(first_unix_ms))
              GROUP BY minute_unix_ms ORDER BY minute_unix_ms";
         let mut thinner = window.minutes();

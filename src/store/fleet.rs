@@ -40,7 +40,7 @@ LIMIT 1 OFFSET (SELECT count(*) / 2 FROM latency AS l JOIN process AS p USING (p
 const WORST: &str = "
 SELECT s.name, f.verdict, f.shape, f.drift_bytes, f.drift_lo_bytes, f.drift_hi_bytes
 FROM series AS s JOIN finding AS f ON f.finding_id =
-  (SELECT l.finding_id FROM finding AS l WHERE l.series_id = s.series_id ORDER BY l.unix_ms DESC, l.finding_id DESC LIMIT 1)
+  (SELECT max(l.finding_id) FROM finding AS l WHERE l.series_id = s.series_id)
 WHERE s.run_id = ?1 AND s.judged = 1
 ORDER BY CASE f.verdict WHEN 'outside' THEN 0 WHEN 'inconclusive' THEN 1 ELSE 2 END, abs(f.drift_bytes) DESC LIMIT 1";
 

@@ -32,6 +32,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/05-kernels/up.sql")),
     M::up(include_str!("../../migrations/06-clocks/up.sql")),
     M::up(include_str!("../../migrations/07-load/up.sql")),
+    M::up(include_str!("../../migrations/08-steps/up.sql")),
     M::up(include_str!("../../migrations/09-mismatches/up.sql")),
 ];
 

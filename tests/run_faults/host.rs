@@ -237,13 +237,12 @@ fn a_run_that_ends_on_a_dead_disk_says_that_its_verdict_is_not_written() {
 fn a_clock_that_steps_and_a_host_that_sleeps_are_told_and_are_no_uptime() {
     let mut soak = on_a_pretend_host();
     soak.until("SELECT count(*) > 3 FROM work_sample");
-    let steps = |n: i64| format!("SELECT count(*) = {n} FROM event WHERE kind = 'clock_step'");
-    order(&soak, "wall 3600\n");
-    soak.until(&steps(1));
-    order(&soak, "wall -3600\n");
-    soak.until(&steps(2));
-    order(&soak, "wall 0\n");
-    soak.until(&steps(3));
+    for (n, wall) in [(1, "wall 3600\n"), (2, "wall -3600\n"), (3, "wall 0\n")] {
+        order(&soak, wall);
+        soak.until(&format!("SELECT count(*) = {n} FROM event WHERE kind = 'clock_step'"));
+        let before = soak.number("SELECT count(*) FROM work_sample");
+        soak.until(&format!("SELECT count(*) > {before} + 2 FROM work_sample"));
+    }
     order(&soak, "slept 1200\n");
     soak.until("SELECT count(*) = 1 FROM event WHERE kind = 'suspend'");
     let before = soak.number("SELECT count(*) FROM work_sample");
@@ -261,6 +260,30 @@ fn a_clock_that_steps_and_a_host_that_sleeps_are_told_and_are_no_uptime() {
     assert_eq!(soak.number("SELECT count(*) FROM process WHERE role = 'worker'"), 1, "and nobody is taken for hung");
     let watched = soak.said();
     assert!(!watched.contains(" h watched"), "neither the hour nor the sleep is uptime: {watched}");
+    counts_are_the_last_ones(&soak);
+}
+
+/// The wall clock was an hour ahead in between: what was counted last is not what was written under the latest time.
+fn counts_are_the_last_ones(soak: &Soak) {
+    let tokens = soak.number("SELECT sum(tokens) FROM (SELECT max(tokens) AS tokens FROM work_sample GROUP BY process_id)");
+    let ahead = "SELECT tokens FROM work_sample ORDER BY unix_ms DESC LIMIT 1";
+    assert!(soak.number(ahead) < tokens, "or this shows nothing");
+    assert!(soak.said().contains(&format!("\n{tokens} tokens in ")), "{tokens}: {}", soak.said());
+    let ask = |args: &[&str]| {
+        let mut command = std::process::Command::new(soak::binary());
+        let output = command.args(args).current_dir(soak.folder()).output().expect("soakd starts");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let metrics = ask(&["metrics"]);
+    let told = metrics.lines().find_map(|line| line.strip_prefix("soakd_tokens_total ")?.parse::<f64>().ok());
+    assert_eq!(told, Some(tokens as f64), "{metrics}");
+    assert!(ask(&["report", "1", "--format", "text"]).contains(&format!(" {tokens} (")), "the report");
+    assert_eq!(soak.number("SELECT count(*) FROM v_throughput WHERE tokens < 0 OR tokens_per_s < 0"), 0);
+    assert_eq!(soak.number("SELECT sum(tokens) FROM v_throughput"), tokens, "each minute adds to the one before");
+    let backward = "SELECT count(*) FROM (SELECT hour, lag(hour) OVER (ORDER BY event_id) AS before FROM v_events)
+                    WHERE hour < before - 0.001 OR hour > 0.7";
+    assert_eq!(soak.number(backward), 0, "hours are those that passed, the sleep of twenty minutes among them");
+    assert_eq!(soak.number("SELECT min(is_final) FROM v_drift"), 1, "the last finding is the final one");
 }
 
 #[test]
