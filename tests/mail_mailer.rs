@@ -275,6 +275,23 @@ fn once_says_what_happened_by_its_exit_code() {
 }
 
 #[test]
+fn one_of_two_recipients_who_refused_stands_in_the_row_of_the_mail() {
+    let server = SmtpServer::faulty(|_, stage| match stage {
+        Stage::Rcpt(a) if a == "gone@x.org" => Fault::Reply("550 5.1.1 no such user"),
+        _ => Fault::None,
+    });
+    let mut bench = Bench::smtp(&server, "default = [\"gone@x.org\", \"ops@x.org\"]");
+    bench.write(&mail("1", "default", None));
+    let out = bench.run(&["--once"]);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    let limits = soakd::store::sql::Limits { rows_max: 10, expired: Box::new(|| false) };
+    let reader = soakd::store::sql::Reader::open(bench.path("soak.db")).expect("opens");
+    let rows = reader.query_rows("SELECT state, last_error FROM v_mails", &[], limits).expect("rows").rows;
+    assert_eq!(rows[0][0], "sent", "the other one has it");
+    assert!(rows[0][1].as_str().is_some_and(|why| why.contains("gone@x.org: ") && why.contains("550")), "{rows:?}");
+}
+
+#[test]
 fn what_cannot_start_says_why() {
     let server = SmtpServer::start();
     let mut bench = Bench::smtp(&server, "default = [\"ops@x.org\"]");

@@ -9,6 +9,8 @@ mod asked;
 mod ending;
 #[path = "run_faults/host.rs"]
 mod host;
+#[path = "run_faults/mails.rs"]
+mod mails;
 #[path = "support/smtp_server.rs"]
 mod smtp_server;
 mod soak;

@@ -70,7 +70,8 @@ It goes on to be listed, and its end is mailed.")]
 }
 
 const LIST_SQL: &str = "
-SELECT alert_id AS alert, state, severity, rule, active_since, coalesce(last_sent, 'not mailed') AS last_mail,
+SELECT alert_id AS alert, state, severity, rule, active_since, CASE mail_state WHEN 'failed' THEN 'REFUSED ' WHEN 'queued' THEN 'waits ' ELSE '' END
+    || coalesce(last_sent, 'not mailed') AS last_mail,
   coalesce(acked_by, '') AS acked_by, summary FROM v_alerts";
 /// What the last run's rules see now. The news of a run that is over (that it is over) calls nobody any more.
 const OPEN: &str = "state <> 'resolved' AND run_id = (SELECT max(run_id) FROM run)

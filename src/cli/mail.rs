@@ -66,7 +66,8 @@ pub fn execute(args: &Args) -> Done {
         (false, Some(supervisor)) => tour::Mode::Supervised { supervisor },
         (false, None) => tour::Mode::Daemon,
     };
-    runtime.block_on(tour::run(&config, &database, mode, args.requeue, args.format))
+    let again = super::shell::mail("--requeue --once", args.config.as_deref(), args.db.as_deref());
+    runtime.block_on(tour::run(&config, &database, mode, args.requeue, args.format, &again))
 }
 
 /// A line for people. Nobody may be there to read it: the supervisor whose pipe this was may be dead, and then it is just

@@ -25,6 +25,7 @@ mod report;
 pub mod rules;
 pub mod run;
 pub mod runs;
+mod shell;
 pub mod silence;
 pub mod status;
 mod terminal;

@@ -14,7 +14,7 @@ use crate::model::finding::Verdict;
 use crate::model::run::RunState;
 use crate::supervisor::{self, Options, Summary};
 use crate::worker::protocol::Sabotage;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,10 +132,10 @@ pub fn execute(args: &Args) -> Done {
         pace: args.pace,
         ..Options::default()
     };
-    let (telling, format) = (Arc::clone(&shown), args.format);
+    let (telling, format, asked) = (Arc::clone(&shown), args.format, args.config.clone());
     let ended = supervisor::run(options, &mut |snapshot| shown.show(snapshot), move |ended| {
         telling.clear();
-        tell(ended, &config, format)
+        tell(ended, &config, asked.as_deref(), format)
     });
     shown.clear();
     let (ended, told) = ended.map_err(CannotStart::because)?;
@@ -146,11 +146,11 @@ pub fn execute(args: &Args) -> Done {
 }
 
 /// What is left behind of a run: the summary, the report, and the figures for whoever collects them.
-fn tell(ended: &Summary, config: &Config, format: Format) -> Result<(), CannotStart> {
+fn tell(ended: &Summary, config: &Config, asked: Option<&Path>, format: Format) -> Result<(), CannotStart> {
     if ended.refused.is_some() {
         return Ok(());
     }
-    summary::print(ended, config, format);
+    summary::print(ended, config, asked, format);
     match &config.metrics.textfile {
         Some(path) => super::metrics::leave_textfile(&config.run.database, path).map_err(CannotStart),
         None => Ok(()),

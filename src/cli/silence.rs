@@ -132,7 +132,7 @@ fn end(silence: i64, db: &PathBuf) -> Done {
     Ok(Outcome::Passed)
 }
 
-fn iso(at: UnixMillis) -> String {
+pub(super) fn iso(at: UnixMillis) -> String {
     chrono::DateTime::from_timestamp_millis(at.0)
         .map_or_else(|| at.0.to_string(), |at| at.format("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

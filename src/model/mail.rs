@@ -216,6 +216,16 @@ pub enum Fate {
     Rejected(String),
 }
 
+/// Who refused it, and why: `a@x.org: 550 no such user; ...`, empty if all have it.
+#[must_use]
+pub fn refusals(settled: &BTreeMap<String, Fate>) -> String {
+    let each = settled.iter().filter_map(|(address, fate)| match fate {
+        Fate::Rejected(why) => Some(format!("{address}: {why}")),
+        Fate::Delivered => None,
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
 /// A Message-ID from parts that name the mail for good (kind, run, alert, how often sent), so that a repeat carries the
 /// same one. Whatever the parts and the host hold, the result is one `<left@right>` token.
 #[must_use]

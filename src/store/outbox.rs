@@ -5,7 +5,7 @@ use super::error::StoreError;
 use super::write::Writing;
 use super::{Store, read_json};
 use crate::model::alert::OutboxMail;
-use crate::model::mail::{Fate, QueuedMail};
+use crate::model::mail::{Fate, QueuedMail, refusals};
 use crate::model::time::{MonoMillis, Now, UnixMillis};
 use rusqlite::{OptionalExtension, Row, params};
 use std::collections::BTreeMap;
@@ -93,7 +93,7 @@ impl Writing<'_> {
         row.ok_or_else(|| self.missing(format!("mail {}", mail.message_id)))
     }
 
-    /// The server took it, for at least one recipient.
+    /// The server took it, for at least one recipient; who refused it stands in its last error.
     pub fn mail_sent(
         &self,
         outbox_id: i64,
@@ -101,9 +101,9 @@ impl Writing<'_> {
         settled: &BTreeMap<String, Fate>,
     ) -> Result<(), StoreError> {
         self.execute(
-            "UPDATE outbox SET state = 'sent', attempts = attempts + 1, sent_unix_ms = ?2, settled = ?3
-             WHERE outbox_id = ?1",
-            params![outbox_id, at.0, json(settled)],
+            "UPDATE outbox SET state = 'sent', attempts = attempts + 1, sent_unix_ms = ?2, settled = ?3,
+               last_error = coalesce(nullif(?4, ''), last_error) WHERE outbox_id = ?1",
+            params![outbox_id, at.0, json(settled), refusals(settled)],
         )
         .map(|_| ())
     }

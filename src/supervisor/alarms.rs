@@ -74,7 +74,7 @@ impl Core {
             alarms.count(self.ledger.store(), run_id);
         }
         for subject in &said.mails {
-            tracing::info!("mail: {subject}");
+            tracing::info!("to be mailed: {subject}");
         }
         let failing: BTreeSet<String> = said.failed.iter().map(|(rule, _)| rule.clone()).collect();
         let before = std::mem::replace(&mut self.alarms.failing, failing);

@@ -13,6 +13,7 @@ use crate::model::run::{RunEnd, RunState};
 use crate::model::sample::Role;
 use crate::model::time::{MonoMillis, Now};
 use crate::rules::Moment;
+use crate::store::OutboxCounts;
 
 /// How long the mailer may take to empty the outbox after the verdict.
 const MAILING_MS: i64 = 2_500;
@@ -77,8 +78,8 @@ pub struct Summary {
     pub refused: Option<String>,
     /// What became of the canary.
     pub canary: CanaryState,
-    /// Mails that wait in the outbox.
-    pub mails_queued: i64,
+    /// What lies in the outbox.
+    pub mails: OutboxCounts,
     /// Alerts that fired in this run.
     pub alerts_fired: i64,
     /// The end could not be written to the database: why.
@@ -261,7 +262,7 @@ impl Core {
             mismatches: self.counts.mismatches(),
             refused: self.refused.clone(),
             canary: self.canary,
-            mails_queued: self.ledger.store().outbox_counts().map_or(0, |counts| counts.queued),
+            mails: self.ledger.store().outbox_counts().unwrap_or_default(),
             alerts_fired: self.alarms.counts().1,
             unwritten: self.unwritten.clone(),
         }

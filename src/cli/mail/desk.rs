@@ -5,7 +5,7 @@ use super::say;
 use crate::mail::{Outbox, Retry, Routes, Settled, Waiting};
 use crate::model::alert::{OutboxMail, PlotSpec, Severity};
 use crate::model::event::{Event, EventKind, EventSeverity};
-use crate::model::mail::{Evidence, Fate, MailFacts, MailKind, QueuedMail, message_id};
+use crate::model::mail::{Evidence, MailFacts, MailKind, QueuedMail, message_id, refusals};
 use crate::model::time::UnixMillis;
 use crate::report::mail::render;
 use crate::store::{MailRetry, Store, StoreError};
@@ -39,7 +39,7 @@ impl Outbox for Desk {
     }
 
     fn settle(&mut self, mail: &QueuedMail, at: UnixMillis, how: &Settled) -> Result<(), StoreError> {
-        let refusals = refusals(mail);
+        let refusals = refusals(&mail.settled);
         let report = match how {
             Settled::SetAside(why) => self.report(mail, at, why),
             Settled::Sent => None,
@@ -158,15 +158,6 @@ fn undeliverable(mail: &QueuedMail, host: &str, at: UnixMillis, why: &str) -> Ma
             &format!("a mail to the route {:?} cannot be delivered: {}", mail.mail.route, mail.mail.subject),
         )
     }
-}
-
-/// `a@x.org: 550 no such user; ...`, empty if all have it.
-fn refusals(mail: &QueuedMail) -> String {
-    let each = mail.settled.iter().filter_map(|(address, fate)| match fate {
-        Fate::Rejected(why) => Some(format!("{address}: {why}")),
-        Fate::Delivered => None,
-    });
-    each.collect::<Vec<_>>().join("; ")
 }
 
 fn failure_event(mail: &QueuedMail, at: UnixMillis, how: &Settled, refusals: &str) -> Option<Event> {

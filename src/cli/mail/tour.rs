@@ -1,6 +1,7 @@
 //! The mailer's round: look at the heartbeat, send what is due, wait. It survives a database that is not there yet, is
 //! locked, full or replaced, and a mail server that is down for days; it ends when it is told to.
 
+use super::super::silence::iso;
 use super::super::{CannotStart, Done, Format, Outcome};
 use super::desk::Desk;
 use super::disk::Disk;
@@ -58,15 +59,22 @@ fn wall() -> UnixMillis {
     clock::now().wall
 }
 
-/// Runs the mailer on `database`.
-pub(super) async fn run(config: &Config, database: &Path, mode: Mode, requeue: bool, format: Format) -> Done {
+/// Runs the mailer on `database`. `again` is the command that tries once more what was refused.
+pub(super) async fn run(
+    config: &Config,
+    database: &Path,
+    mode: Mode,
+    requeue: bool,
+    format: Format,
+    again: &str,
+) -> Done {
     let stop = Stop::listen(mode).map_err(|e| CannotStart(format!("cannot listen for signals: {e}")))?;
     let carrier = setup::carrier(config).map_err(CannotStart)?;
     let routes = setup::routes(config).map_err(CannotStart)?;
     let seed = clock::micros().cast_unsigned() ^ u64::from(std::process::id()).rotate_left(40);
     let mut courier: Post = Courier::new(carrier, routes.clone(), wall, setup::backoff(&config.mail), seed);
     if mode == Mode::Once {
-        return once(database, &routes, &mut courier, requeue, format).await;
+        return once(database, &routes, &mut courier, requeue, format, again).await;
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
     say(&format!("soakd mail: {} → {}", database.display(), setup::destination(&config.mail)));
@@ -78,7 +86,14 @@ pub(super) async fn run(config: &Config, database: &Path, mode: Mode, requeue: b
 }
 
 /// Sends what is due.
-async fn once(database: &Path, routes: &Routes, courier: &mut Post, requeue: bool, format: Format) -> Done {
+async fn once(
+    database: &Path,
+    routes: &Routes,
+    courier: &mut Post,
+    requeue: bool,
+    format: Format,
+    again: &str,
+) -> Done {
     let mut desk = open(database, routes).map_err(CannotStart::because)?;
     desk.talks = format == Format::Text;
     let _lock = match lock(database) {
@@ -106,11 +121,19 @@ async fn once(database: &Path, routes: &Routes, courier: &mut Post, requeue: boo
     if format == Format::Json {
         let json = serde_json::json!({
             "sent": total.sent, "set_aside": total.set_aside, "still_queued": counts.queued,
-            "last_error": total.last_error,
+            "last_error": total.last_error, "failed": counts.failed,
         });
         say(&json.to_string());
     } else {
+        for mail in desk.store.outbox_heads().map_err(CannotStart::because)? {
+            let why = mail.last_error.as_deref().unwrap_or("it has not been tried yet");
+            let (id, subject, next) = (mail.outbox_id, &mail.mail.subject, iso(mail.next));
+            say(&format!("waits     {id}  {subject}  (next try not before {next}; the last one: {why})"));
+        }
         say(&format!("sent {}, set aside {}, still queued {}", total.sent, total.set_aside, counts.queued));
+        if counts.failed > 0 {
+            say(&format!("refused for good, in all: {}; `{again}` tries again", counts.failed));
+        }
     }
     Ok(if counts.queued == 0 && total.set_aside == 0 { Outcome::Passed } else { Outcome::Failed })
 }

@@ -2,7 +2,7 @@
 //! everything lies. Latencies and throughput come from the database, which has all of the run.
 
 use super::super::report::{COLUMNS_MAX, read_run};
-use super::super::{CannotStart, Format};
+use super::super::{CannotStart, Format, shell};
 use crate::config::{Config, Transport};
 use crate::model::facts::RunFacts;
 use crate::model::run::RunState;
@@ -16,8 +16,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Prints the summary to stdout.
-pub fn print(ended: &Summary, config: &Config, format: Format) {
+/// Prints the summary to stdout. `asked` is the configuration's file, where one was named.
+pub fn print(ended: &Summary, config: &Config, asked: Option<&Path>, format: Format) {
     let facts = read_run(&config.run.database, Some(ended.run_id), COLUMNS_MAX);
     let written = facts.as_ref().map_err(CannotStart::because).and_then(|facts| write(facts, config));
     let report = match &written {
@@ -28,7 +28,7 @@ pub fn print(ended: &Summary, config: &Config, format: Format) {
         }
     };
     let said = match format {
-        Format::Text => text(ended, config, facts.as_ref().ok(), report),
+        Format::Text => text(ended, config, asked, facts.as_ref().ok(), report),
         Format::Json => format!("{}\n", json(ended, config, facts.as_ref().ok(), report)),
     };
     let _ = std::io::stdout().write_all(said.as_bytes()); // nobody may be there to read it
@@ -46,7 +46,13 @@ fn write(facts: &RunFacts, config: &Config) -> Result<PathBuf, CannotStart> {
     Ok(path)
 }
 
-fn text(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Option<&Path>) -> String {
+fn text(
+    ended: &Summary,
+    config: &Config,
+    asked: Option<&Path>,
+    facts: Option<&RunFacts>,
+    report: Option<&Path>,
+) -> String {
     let mut out = String::new();
     let how = match ended.state {
         RunState::Finished => "finished",
@@ -83,7 +89,7 @@ fn text(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Opti
     if let Some(facts) = facts {
         work(&mut out, facts);
     }
-    places(&mut out, ended, config, report);
+    places(&mut out, ended, config, asked, report);
     out
 }
 
@@ -135,7 +141,7 @@ fn work(out: &mut String, facts: &RunFacts) {
     }
 }
 
-fn places(out: &mut String, ended: &Summary, config: &Config, report: Option<&Path>) {
+fn places(out: &mut String, ended: &Summary, config: &Config, asked: Option<&Path>, report: Option<&Path>) {
     let database = config.run.database.display();
     let _ = writeln!(out, "\nDatabase: {database} (run {})", ended.run_id);
     if let Some(path) = report {
@@ -147,12 +153,14 @@ fn places(out: &mut String, ended: &Summary, config: &Config, report: Option<&Pa
         Transport::Sendmail => writeln!(out, "Mails:    by sendmail"),
         Transport::None => writeln!(out, "Mails:    none are sent; they stay in the outbox table"),
     };
-    if ended.mails_queued > 0 {
-        let _ = writeln!(
-            out,
-            "          {} still wait in the outbox; `soakd mail --once --db {database}` sends them",
-            ended.mails_queued
-        );
+    let (queued, failed) = (ended.mails.queued, ended.mails.failed);
+    let mail = |flags| shell::mail(flags, asked, Some(&config.run.database));
+    if queued > 0 {
+        let _ = writeln!(out, "          {queued} still wait in the outbox; `{}` sends them", mail("--once"));
+    }
+    if failed > 0 {
+        let again = mail("--requeue --once");
+        let _ = writeln!(out, "          REFUSED for good: {failed}; `{again}` tries again");
     }
 }
 
@@ -183,6 +191,7 @@ fn json(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Opti
         "throughput_tokens_per_s": facts.and_then(|facts| facts.throughput.tokens_per_s),
         "database": config.run.database,
         "report": report,
-        "mails_queued": ended.mails_queued,
+        "mails_queued": ended.mails.queued,
+        "mails_failed": ended.mails.failed,
     })
 }
