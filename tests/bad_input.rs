@@ -140,3 +140,28 @@ fn a_duration_without_a_unit_on_the_command_line() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && said.contains("write \"48h\""), "{output:?}");
 }
+
+#[test]
+fn a_duration_of_nothing_is_one_mistake_and_not_two() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = soakd(folder.path(), &["run", "--duration", "0s"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--duration: it is zero") && !said.contains("warm_up"), "{said}");
+}
+
+#[test]
+fn a_silence_of_no_rule_and_figures_for_a_full_disk_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    soakd(here, &["run", "--duration", "1s", "--model", "synthetic:tiny", "--threads", "1"]);
+    let silence = |rule| soakd(here, &["silence", "--rule", rule, "--for", "2h", "--why", "a test"]);
+    let output = silence("wroker_crash");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("did you mean worker_crash?"), "{output:?}");
+    assert!(silence("worker_crash").status.success(), "that one is there");
+
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_soakd"));
+    let output = command.arg("metrics").current_dir(here).stdout(full).output().expect("soakd starts");
+    assert!(output.status.code() == Some(2) && !output.stderr.is_empty(), "{output:?}");
+}

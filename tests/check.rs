@@ -44,6 +44,16 @@ fn the_embedded_default_passes_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_short_run_takes_its_reserve_and_its_log_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "soak.toml", "[run]\nduration = \"10m\"\n");
+    let (document, _) = check(folder.path(), &["--offline"]);
+    let disk = &of(&document, "disk")[0].1;
+    let takes = disk.split("takes up to ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+    assert!(takes.is_some_and(|megabytes| megabytes >= 12), "{disk}");
+}
+
+#[test]
 fn what_would_stop_a_run_is_a_blocker_with_its_remedy() {
     let folder = tempfile::tempdir().expect("a folder");
     let here = folder.path();

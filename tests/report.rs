@@ -51,6 +51,19 @@ fn facts_are_what_was_written() {
     assert_eq!(facts.vram_bytes_max(), Some(13_421_772_800.0));
 }
 
+#[test]
+fn deaths_are_told_in_the_order_in_which_they_came() {
+    let (_folder, mut facts) = written(SHORT);
+    let mut earlier = facts.deaths()[0].clone();
+    earlier.ended = earlier.ended.map(|at| UnixMillis(at.0 - 60_000));
+    earlier.pid = 4711;
+    facts.processes.push(earlier); // of a worker that was started later
+    assert_eq!(facts.deaths()[0].pid, 4711);
+    let text = text::render(&facts, &[], 100);
+    let (first, second) = (text.find("(pid 4711, "), text.rfind("worker-0 (pid "));
+    assert!(first.is_some() && first < second, "{text}");
+}
+
 /// The README's fifth question joins the two views by the minute; histograms are handed over at any second of it.
 #[test]
 fn throughput_and_latency_join_by_the_minute() {

@@ -160,6 +160,21 @@ fn a_killed_supervisor_leaves_no_process_and_its_run_goes_on() {
 }
 
 #[test]
+fn a_run_that_is_given_up_is_not_told_as_resumed() {
+    let mut soak = Soak::start(&[]);
+    soak.until("SELECT count(*) > 1 FROM work_sample");
+    soak.kill(soak.supervisor(), nix::libc::SIGKILL);
+    soak.wait();
+    soak.again(&["--fresh", "--duration", "2s"]);
+    assert!([0, 3].contains(&soak.wait()), "{}", soak.said());
+    assert!(soak.said().contains("run 1 is closed as interrupted: it was last seen "), "{}", soak.said());
+    assert_eq!(soak.number("SELECT count(*) FROM event WHERE kind = 'run_resumed'"), 0);
+    assert_eq!(soak.number("SELECT count(*) FROM event WHERE run_id = 1 AND kind = 'run_interrupted'"), 1);
+    assert_eq!(soak.number("SELECT count(*) FROM process WHERE ended_unix_ms IS NULL"), 0);
+    assert_eq!(soak.number("SELECT count(*) FROM run WHERE state = 'finished' AND run_id = 2"), 1);
+}
+
+#[test]
 fn a_supervisor_killed_between_its_verdict_and_its_exit_soaks_nothing_again() {
     // Nobody listens there, so the end waits its full time for the mailer.
     let nobody = "[mail]\ntransport = \"smtp\"\nhost = \"127.0.0.1\"\nport = 1\ntls = \"none\"\nfrom = \"soakd@x.org\"\n\

@@ -50,8 +50,13 @@ pub fn execute(args: &Args) -> Done {
     }
     let Some(address) = args.listen else {
         let text = exposition(&database).map_err(CannotStart)?;
-        let _ = std::io::stdout().write_all(text.as_bytes()); // a closed pipe leaves nobody to tell
-        return Ok(Outcome::Passed);
+        let mut out = std::io::stdout();
+        return match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(CannotStart(format!("the figures cannot be written to stdout: {error}")))
+            }
+            _ => Ok(Outcome::Passed), // a closed pipe leaves nobody to tell
+        };
     };
     if !address.ip().is_loopback() {
         return Err(CannotStart(format!(

@@ -30,7 +30,8 @@ mod tests {
     fn a_command_to_paste_survives_the_shell() {
         let said = mail("--once", Some(Path::new("my prod's.toml")), Some(Path::new("/var/lib/soakd/soak.db")));
         assert_eq!(said, r"soakd mail --once --config 'my prod'\''s.toml' --db /var/lib/soakd/soak.db");
-        let echo = std::process::Command::new("sh").arg("-c").arg(format!("printf '%s|' {said}")).output().expect("a shell");
+        let echo =
+            std::process::Command::new("sh").arg("-c").arg(format!("printf '%s|' {said}")).output().expect("a shell");
         let words = "soakd|mail|--once|--config|my prod's.toml|--db|/var/lib/soakd/soak.db|";
         assert_eq!(String::from_utf8_lossy(&echo.stdout), words);
     }

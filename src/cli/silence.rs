@@ -3,13 +3,15 @@
 use super::query::{Output, ask, print};
 use super::{CannotStart, Done, Format, Outcome};
 use crate::clock;
+use crate::config;
 use crate::model::alert::Silence;
 use crate::model::time::UnixMillis;
 use crate::rules::millis_from;
 use crate::store::sql::Reader;
 use crate::store::{Mode, Store};
+use crate::supervisor::alerting::{RuleSources, load_rules};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Send no mails about a rule or a label for a while.
 #[derive(Debug, clap::Args)]
@@ -106,10 +108,34 @@ fn add(args: &Args) -> Done {
     let from = clock::now().wall;
     let until = UnixMillis(from.0 + lasts);
     let silence = Silence { silence_id: 0, rule: args.rule.clone(), labels, from, until, why, who: args.who.clone() };
+    if let Some(rule) = &args.rule {
+        must_exist(rule, &args.db)?;
+    }
     let mut store = Store::open(&args.db, Mode::Join).map_err(CannotStart::because)?;
     let row = store.record(|to| to.put_silence(&silence)).map_err(CannotStart::because)?;
     println!("Silence {row} lasts until {}. End it earlier with: soakd silence end {row}", iso(until));
     Ok(Outcome::Passed)
+}
+
+/// A rule that nothing is called holds back no mail. Asked of the rules of the newest run, and of all that ever fired; where those
+/// of the run cannot be read here, any name may be one.
+fn must_exist(rule: &str, db: &Path) -> Result<(), CannotStart> {
+    let reader = Reader::open(db).map_err(CannotStart::because)?;
+    let column = |sql: &str| -> Result<Vec<String>, CannotStart> {
+        let rows = ask(&reader, sql, 100_000, 30_000)?.rows;
+        Ok(rows.iter().filter_map(|cells| cells.first()?.as_str().map(str::to_owned)).collect())
+    };
+    let configs = column("SELECT config FROM run ORDER BY run_id DESC LIMIT 1")?;
+    let config = configs.first().and_then(|text| config::load_text("the run's", text, Path::new("")).ok());
+    let sources = config.map(|config| RuleSources { builtin: config.alerts.builtin, files: config.alerts.rules });
+    let Some(rules) = sources.and_then(|sources| load_rules(&sources).ok()) else { return Ok(()) };
+    let fired = column("SELECT DISTINCT rule FROM alert")?;
+    let known: Vec<&str> = rules.rules.iter().map(|rule| rule.name.as_str()).collect();
+    if known.contains(&rule) || fired.iter().any(|name| name == rule) {
+        return Ok(());
+    }
+    let nearest = config::raw::nearest(rule, &known, "rules");
+    Err(CannotStart(format!("--rule {rule}: there is no such rule; {nearest}")))
 }
 
 fn list(all: bool, db: &PathBuf, format: Format) -> Done {

@@ -217,7 +217,7 @@ fn target(config: &Config, found: &mut Found) {
     );
     found.positive("target.stall", target.stall);
     found.unless(
-        target.warm_up < config.run.duration,
+        target.warm_up < config.run.duration || config.run.duration.is_zero(), // which is told already
         "target.warm_up",
         "it is as long as the run, so nothing would be judged",
         "write a shorter one, such as \"10m\"",

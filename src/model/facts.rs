@@ -330,6 +330,14 @@ impl RunFacts {
         self.alerts.iter().filter(|alert| alert.state == AlertState::Firing && alert.severity != Severity::Info)
     }
 
+    /// What crashed or hung, in the order of their ends.
+    #[must_use]
+    pub fn deaths(&self) -> Vec<&ProcessFacts> {
+        let mut deaths: Vec<_> = self.processes.iter().filter(|p| p.is_crash() || p.is_hang()).collect();
+        deaths.sort_by_key(|p| (p.ended, p.process_id));
+        deaths
+    }
+
     /// Crashes of what is soaked.
     #[must_use]
     pub fn crashes(&self) -> usize {

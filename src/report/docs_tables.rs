@@ -100,9 +100,8 @@ pub fn series(run: Option<&RunFacts>) -> String {
 pub fn deaths(run: Option<&RunFacts>) -> String {
     let Some(run) = run else { return NOT_MEASURED.into() };
     let all: Vec<String> = run
-        .processes
-        .iter()
-        .filter(|p| p.is_crash() || p.is_hang())
+        .deaths()
+        .into_iter()
         .map(|p| {
             format!(
                 "- {} (life {}): {}, {}",

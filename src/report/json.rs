@@ -15,7 +15,7 @@ pub fn render(facts: &RunFacts, gates: &[GateResult]) -> Value {
         "series": facts.series.iter().map(series).collect::<Vec<_>>(),
         "crashes": facts.crashes(),
         "hangs": facts.hangs(),
-        "deaths": facts.processes.iter().filter(|p| p.is_crash() || p.is_hang()).map(death).collect::<Vec<_>>(),
+        "deaths": facts.deaths().into_iter().map(death).collect::<Vec<_>>(),
         "uptime_ratio": facts.uptime.ratio(),
         "uptime": facts.uptime,
         "throughput_tokens_per_s": facts.throughput.tokens_per_s,

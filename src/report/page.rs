@@ -165,7 +165,7 @@ pub fn build(facts: &RunFacts, results: &[GateResult]) -> Page {
                 [l.kind.replace('_', " "), grouped(l.count)].into_iter().chain(all).collect()
             })
             .collect(),
-        deaths: facts.processes.iter().filter(|p| p.is_crash() || p.is_hang()).map(|p| death(p, facts)).collect(),
+        deaths: facts.deaths().into_iter().map(|p| death(p, facts)).collect(),
         gaps: facts
             .gaps
             .iter()

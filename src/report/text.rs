@@ -147,7 +147,7 @@ pub fn canary(facts: &RunFacts) -> String {
 }
 
 fn deaths(out: &mut String, facts: &RunFacts) {
-    for p in facts.processes.iter().filter(|p| p.is_crash() || p.is_hang()) {
+    for p in facts.deaths() {
         let Some(ended) = p.ended else { continue };
         let _ = writeln!(
             out,

@@ -28,7 +28,7 @@ mod write;
 mod tests;
 
 pub use error::StoreError;
-pub use open::Mode;
+pub use open::{BESIDE_BYTES, Mode};
 pub use outbox::{HeartbeatRow, MailRetry, OutboxCounts, SentMail};
 pub use write::Writing;
 

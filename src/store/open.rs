@@ -51,6 +51,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pages (of 4 KiB) in the WAL after which a commit checkpoints: 4 MB, about two minutes of samples.
 const WAL_AUTOCHECKPOINT_PAGES: i64 = 1_000;
+/// Beside the database, however short the run: the reserve for a full disk, and the WAL.
+pub const BESIDE_BYTES: i64 = super::reserve::RESERVE_BYTES + WAL_AUTOCHECKPOINT_PAGES * 4_096;
 
 /// Newest schema version that this binary knows.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// An event with its mail takes a few pages of 4 KiB in the WAL and again in the file: 8 MiB hold some hundreds.
-const RESERVE_BYTES: i64 = 8 << 20;
+pub const RESERVE_BYTES: i64 = 8 << 20;
 /// Set aside again only when so much is free beyond it: otherwise samples would fill the disk again at once, and the reserve
 /// would come and go every second.
 const HEADROOM_BYTES: u64 = 4 << 20;

@@ -10,7 +10,7 @@ use super::watch::Watch;
 use crate::config::{self, Config};
 use crate::lifecycle::run::stepped_unseen;
 use crate::model::finding::Verdict;
-use crate::model::run::{Absence, RunEnd, RunPlan, RunState, UnfinishedRun};
+use crate::model::run::{RunEnd, RunPlan, RunState, UnfinishedRun};
 use crate::model::time::Now;
 use crate::probe::host;
 use crate::store::sql::QueryError;
@@ -269,13 +269,12 @@ fn give_up(store: &mut Store, run: &UnfinishedRun, now: Now) -> Result<(), Start
         verdict: Verdict::Inconclusive,
         reason: "left unfinished; a new run was begun with --fresh".to_owned(),
     };
-    store.resume(run, run.last_seen, Absence::SupervisorDown, "")?; // closes what was still open
+    store.close_processes(run)?;
     store.finish_run(run.run_id, &end)?;
     tracing::info!(
-        "run {} is closed as interrupted at {}; a new one begins at {}",
+        "run {} is closed as interrupted: it was last seen {} ago; a new one begins",
         run.run_id,
-        run.last_seen.0,
-        now.wall.0
+        super::watch::duration((now.wall.0 - run.last_seen.0).max(0) as f64 / 1e3)
     );
     Ok(())
 }

@@ -265,7 +265,8 @@ fn a_clock_that_steps_and_a_host_that_sleeps_are_told_and_are_no_uptime() {
 
 /// The wall clock was an hour ahead in between: what was counted last is not what was written under the latest time.
 fn counts_are_the_last_ones(soak: &Soak) {
-    let tokens = soak.number("SELECT sum(tokens) FROM (SELECT max(tokens) AS tokens FROM work_sample GROUP BY process_id)");
+    let tokens =
+        soak.number("SELECT sum(tokens) FROM (SELECT max(tokens) AS tokens FROM work_sample GROUP BY process_id)");
     let ahead = "SELECT tokens FROM work_sample ORDER BY unix_ms DESC LIMIT 1";
     assert!(soak.number(ahead) < tokens, "or this shows nothing");
     assert!(soak.said().contains(&format!("\n{tokens} tokens in ")), "{tokens}: {}", soak.said());

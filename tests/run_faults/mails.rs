@@ -29,7 +29,8 @@ fn smtp(port: u16, retry: &str) -> String {
 #[test]
 fn mails_that_wait_are_sent_where_they_were_to_go_or_wait_on_and_say_why() {
     // Nobody listens there, and the configuration has a name that a shell would take for two.
-    let prepare = |folder: &std::path::Path| std::fs::write(folder.join("of prod.toml"), smtp(1, "1s")).expect("written");
+    let prepare =
+        |folder: &std::path::Path| std::fs::write(folder.join("of prod.toml"), smtp(1, "1s")).expect("written");
     let flags = ["--config", "of prod.toml", "--model", "synthetic:tiny", "--threads", "1", "--duration", "3s"];
     let mut soak = Soak::prepared("", &flags, prepare);
     assert!([0, 3].contains(&soak.wait()), "{}", soak.said());

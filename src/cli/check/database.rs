@@ -4,7 +4,7 @@ use super::Findings;
 use crate::clock;
 use crate::config::Config;
 use crate::probe::host;
-use crate::store::{Mode, Store};
+use crate::store::{BESIDE_BYTES, Mode, Store};
 use std::path::{Path, PathBuf};
 
 const CHECK: &str = "database";
@@ -94,7 +94,7 @@ fn file_system(folder: &Path, findings: &mut Findings) {
 
 fn space(config: &Config, folder: &Path, findings: &mut Findings) {
     let samples = config.run.duration.as_secs_f64() / config.run.sample_interval.as_secs_f64();
-    let needed = (samples * RUN_BYTES_PER_SAMPLE) as i64;
+    let needed = (samples * RUN_BYTES_PER_SAMPLE) as i64 + BESIDE_BYTES;
     let Some(free) = host::disk_free_bytes(folder) else {
         return findings.warning(
             "disk",

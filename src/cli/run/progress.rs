@@ -1,13 +1,13 @@
 //! Live progress: a few lines that stay in place on a terminal, a plain line now and then in a pipe, nothing as JSON.
 
 use super::Format;
+use crate::cli::terminal::Lines;
 use crate::config::Config;
 use crate::model::finding::Verdict;
 use crate::model::sample::Role;
 use crate::model::series::SeriesKind;
 use crate::supervisor::Snapshot;
 use crate::supervisor::watch::{megabytes, signed_megabytes};
-use crate::cli::terminal::Lines;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
 use std::sync::atomic::{AtomicI64, Ordering};
