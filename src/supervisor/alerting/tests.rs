@@ -145,6 +145,20 @@ fn since_is_when_it_was_and_each_crash_has_its_own_number() {
     }
 }
 
+#[test]
+fn a_crash_loop_that_soakd_has_not_given_up_is_not_said_to_serve_nothing() {
+    let mut bench = Bench::new();
+    let mut alerting = bench.alerting();
+    (0..5).for_each(|n| bench.event(20 + n, EventKind::WorkerCrash));
+    for seconds in [30, 45] {
+        alerting.tick(&mut bench.store, at(seconds), Moment::Regular).expect("tick");
+    }
+    let mails = bench.rows("SELECT body_text FROM outbox");
+    let body = mails[0][0].as_str().expect("body");
+    assert!(body.contains("crash_loop") && body.contains("started again each time"), "{body}");
+    assert!(!body.contains("Nothing useful"), "{body}");
+}
+
 impl Bench {
     /// Seconds `from_s` to `to_s` of a life that holds `megabytes` and makes a hundred tokens a second.
     fn lives(&mut self, process_id: i64, from_s: i64, to_s: i64, megabytes: i64) {
