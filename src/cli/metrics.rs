@@ -202,7 +202,7 @@ macro_rules! finding {
             " AS value FROM r JOIN series AS s ON s.run_id = r.run_id JOIN finding AS f ON f.finding_id = (SELECT max(l.finding_id) \
              FROM finding AS l WHERE l.series_id = s.series_id) WHERE abs(f.",
             $column,
-            ") < 9000000000000000000"
+            ") < 9000000000000000000 AND f.drift_lo_bytes > -9000000000000000000" // known
         )
     };
 }
