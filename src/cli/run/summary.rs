@@ -7,7 +7,7 @@ use crate::config::{Config, Transport};
 use crate::model::facts::RunFacts;
 use crate::model::run::RunState;
 use crate::report::gates::Evidence;
-use crate::report::{gates, html, words};
+use crate::report::{gates, html, scale, words};
 use crate::supervisor::Summary;
 use crate::supervisor::core::CanaryState;
 use crate::supervisor::watch::{Look, duration, megabytes, signed_megabytes};
@@ -72,6 +72,7 @@ fn text(
         let _ = writeln!(out); // a run that was over before we came: its series are in the report
     } else {
         let _ = writeln!(out, "\n{}\n", series_table(&ended.looks, config));
+        out.push_str(&seen(&ended.looks, config.run.horizon.as_secs_f64()));
     }
     let _ = writeln!(
         out,
@@ -91,6 +92,17 @@ fn text(
     }
     places(&mut out, ended, config, asked, report);
     out
+}
+
+/// How small a drift every judged series could have shown; nothing where one is not known yet.
+fn seen(looks: &[Look], horizon_s: f64) -> String {
+    let judged = looks.iter().filter(|look| look.judged).map(|look| look.finding.minimum_detectable_drift_bytes);
+    let least = judged.fold(0.0, f64::max);
+    if least <= 0.0 || !least.is_finite() {
+        return String::new();
+    }
+    let horizon = scale::duration(horizon_s);
+    format!("A drift of {} over {horizon} would have stood out in every judged series.\n", scale::bytes(least))
 }
 
 fn series_table(looks: &[Look], config: &Config) -> Table {
@@ -194,4 +206,43 @@ fn json(ended: &Summary, config: &Config, facts: Option<&RunFacts>, report: Opti
         "mails_queued": ended.mails.queued,
         "mails_failed": ended.mails.failed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::finding::{Finding, Shape, Verdict};
+    use crate::model::series::{SeriesKey, SeriesKind};
+
+    fn look(judged: bool, minimum_detectable_drift_bytes: f64) -> Look {
+        let finding = Finding {
+            verdict: Verdict::Inconclusive,
+            shape: Shape::None,
+            drift_bytes: 0.0,
+            drift_ci95_bytes: [-1e9, 1e9],
+            slope_bytes_per_hour: 0.0,
+            slope_bytes_per_request: None,
+            minimum_detectable_drift_bytes,
+            samples: 600,
+            span_s: 600.0,
+            onset_unix_s: None,
+            crossing_unix_s: None,
+            steps: None,
+            unsettled_bytes: None,
+            load_swing_bytes: None,
+            day_swing_bytes: None,
+            asymptote_bytes: None,
+            alarmed: false,
+            first_alarm_unix_s: None,
+        };
+        let key = SeriesKey { kind: SeriesKind::Rss, role: None, ordinal: 0 };
+        Look { key, judged, finding, rang: false, bytes: 0.0, name: None }
+    }
+
+    #[test]
+    fn a_short_run_says_how_small_a_drift_it_could_have_seen() {
+        let said = seen(&[look(true, 2e9), look(true, 3.73e9), look(false, 9e9)], 172_800.0);
+        assert_eq!(said, "A drift of 3.73 GB over 48 h would have stood out in every judged series.\n");
+        assert_eq!(seen(&[look(true, 2e9), look(true, f64::INFINITY)], 172_800.0), "", "not known yet");
+    }
 }
