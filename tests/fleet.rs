@@ -45,20 +45,10 @@ fn template(path: &Path) {
         shape: Shape::None,
         drift_bytes: 0.0,
         drift_ci95_bytes: [-5e6, 5e6],
-        slope_bytes_per_hour: 0.0,
-        slope_bytes_per_request: None,
         minimum_detectable_drift_bytes: 9e6,
         samples: 172_800,
         span_s: 172_800.0,
-        crossing_unix_s: None,
-        onset_unix_s: None,
-        steps: None,
-        unsettled_bytes: None,
-        load_swing_bytes: None,
-        day_swing_bytes: None,
-        asymptote_bytes: None,
-        alarmed: false,
-        first_alarm_unix_s: None,
+        ..Finding::default()
     };
     let end = UnixMillis(START.0 + 48 * HOUR_MS);
     store

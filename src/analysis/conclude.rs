@@ -234,7 +234,7 @@ fn verdict(d: &Detector, estimate: Estimate, steps: &StepLeak) -> Verdict {
 }
 
 /// How what is told of the drift came about.
-pub fn course(d: &Detector) -> Vec<finding::Course> {
+pub fn course(d: &Detector) -> Vec<finding::CourseRow> {
     let (judged, steps) = (d.judged(), stepping(d));
     let seen = if judged.is_whole() { judged } else { &d.fine };
     if judged.regression.blocks < BLOCKS_MIN {
@@ -247,7 +247,7 @@ pub fn course(d: &Detector) -> Vec<finding::Course> {
     let course = Course::of(judged, best(d, &steps, flat), &d.fine, false, d.params.horizon_s / 3600.0);
     let row = |(b, stepped): (&Block, &f64)| {
         let share = course.share(b.t_h);
-        finding::Course {
+        finding::CourseRow {
             unix_s: b.unix_s,
             segment: b.segment,
             stepped_bytes: stepped * tolerance,

@@ -100,7 +100,7 @@ mod tests {
             detector.push(Point { requests: Some(requests((p.unix_s - START_UNIX_S) / 3600.0).floor()), ..p });
         }
         let course = detector.course();
-        let off = |row: &crate::model::finding::Course| {
+        let off = |row: &crate::model::finding::CourseRow| {
             let risen = (row.stepped_bytes + row.grown_bytes) / 1e6;
             megabytes((row.unix_s - START_UNIX_S) / 3600.0) - megabytes(0.0) - risen
         };

@@ -180,7 +180,7 @@ impl Detector {
 
     /// How the drift of the [`look`](Self::look) came about, in order of time: a row for each block that is kept.
     #[must_use]
-    pub fn course(&self) -> Vec<model::Course> {
+    pub fn course(&self) -> Vec<model::CourseRow> {
         conclude::course(self)
     }
 

@@ -9,7 +9,7 @@ use crate::analysis::{Detector, Params};
 use crate::model::columns::{Column, Thinner};
 use crate::model::event::EventSeverity;
 use crate::model::facts::RunFacts;
-use crate::model::finding::{Course, Finding, Verdict};
+use crate::model::finding::{CourseRow, Finding, Verdict};
 use crate::model::series::Point;
 use crate::report::plot::{Mark, Panel, Picture, Span, Tolerance};
 use crate::report::scale::Unit;
@@ -28,6 +28,11 @@ use words::Context;
 
 The file has the header unix_s,bytes[,segment[,requests]]: seconds since the epoch, bytes, optionally a number that \
 changes whenever the process restarts, and the requests finished so far. Any sampling interval will do, gaps too.
+
+JSON has verdict, shape, drift_bytes, drift_ci95_bytes, slope_bytes_per_hour (per_request), when
+the tolerance is used up (crossing_unix_s) and since when it grows (onset_unix_s); steps of the
+level, what goes with the load and the day (load_swing_bytes, day_swing_bytes) and what has not
+settled (unsettled_bytes) are told beside the drift. Null: none, or not known yet.
 
 Exit code: 0 within, 1 outside, 2 the input could not be read, 3 inconclusive. docs/verdict.md explains the method.")]
 pub struct Args {
@@ -189,7 +194,7 @@ fn draw(
     path: &Path,
     name: &str,
     finding: &Finding,
-    (columns, course): (Vec<Column>, Vec<Course>),
+    (columns, course): (Vec<Column>, Vec<CourseRow>),
     warm_up: Option<Span>,
     params: Params,
 ) -> Result<(), CannotStart> {

@@ -84,7 +84,7 @@ impl Steps {
 
 /// How a drift came about, for a picture: what the analysis says of the level and of the growth at a time.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Course {
+pub struct CourseRow {
     /// When, seconds since the epoch.
     pub unix_s: f64,
     /// In which incarnation.
@@ -146,6 +146,32 @@ pub struct Finding {
     pub alarmed: bool,
     /// When it rang first.
     pub first_alarm_unix_s: Option<f64>,
+}
+
+impl Default for Finding {
+    /// Nothing seen, nothing known.
+    fn default() -> Self {
+        Finding {
+            verdict: Verdict::Inconclusive,
+            shape: Shape::None,
+            drift_bytes: 0.0,
+            drift_ci95_bytes: [f64::NEG_INFINITY, f64::INFINITY],
+            slope_bytes_per_hour: 0.0,
+            slope_bytes_per_request: None,
+            minimum_detectable_drift_bytes: f64::INFINITY,
+            samples: 0,
+            span_s: 0.0,
+            onset_unix_s: None,
+            crossing_unix_s: None,
+            steps: None,
+            unsettled_bytes: None,
+            load_swing_bytes: None,
+            day_swing_bytes: None,
+            asymptote_bytes: None,
+            alarmed: false,
+            first_alarm_unix_s: None,
+        }
+    }
 }
 
 impl Finding {

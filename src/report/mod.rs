@@ -4,6 +4,7 @@ pub mod bench;
 mod chart_rows;
 pub mod docs;
 mod docs_tables;
+mod fits;
 pub mod fleet;
 pub mod forest;
 pub mod gates;

@@ -15,19 +15,11 @@ fn finding(drift: f64, lo: f64, hi: f64, verdict: Verdict) -> Finding {
         drift_bytes: drift,
         drift_ci95_bytes: [lo, hi],
         slope_bytes_per_hour: drift / 48.0,
-        slope_bytes_per_request: None,
         minimum_detectable_drift_bytes: 14e6,
         samples: 2_880,
         span_s: 48.0 * HOUR_S,
-        crossing_unix_s: None,
-        onset_unix_s: None,
-        steps: None,
-        unsettled_bytes: None,
-        load_swing_bytes: None,
-        day_swing_bytes: None,
-        asymptote_bytes: None,
         alarmed: verdict == Verdict::Outside,
-        first_alarm_unix_s: None,
+        ..Finding::default()
     }
 }
 

@@ -336,19 +336,11 @@ fn finding(fill: &Fill, seconds: i64, noise: &mut Noise) -> Finding {
         drift_bytes: drift,
         drift_ci95_bytes: [drift - half, drift + half],
         slope_bytes_per_hour: drift / 48.0,
-        slope_bytes_per_request: None,
         minimum_detectable_drift_bytes: 2.0 * half,
         samples: seconds as u64,
         span_s: seconds as f64,
-        crossing_unix_s: None,
-        onset_unix_s: None,
-        steps: None,
-        unsettled_bytes: None,
-        load_swing_bytes: None,
-        day_swing_bytes: None,
-        asymptote_bytes: None,
         alarmed: verdict == Verdict::Outside,
-        first_alarm_unix_s: None,
+        ..Finding::default()
     }
 }
 

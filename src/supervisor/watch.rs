@@ -477,20 +477,10 @@ mod tests {
             shape: Shape::None,
             drift_bytes: drift,
             drift_ci95_bytes: [drift - 1e6, drift + 1e6],
-            slope_bytes_per_hour: 0.0,
-            slope_bytes_per_request: None,
             minimum_detectable_drift_bytes: 1e6,
             samples: 10,
             span_s: 600.0,
-            crossing_unix_s: None,
-            onset_unix_s: None,
-            steps: None,
-            unsettled_bytes: None,
-            load_swing_bytes: None,
-            day_swing_bytes: None,
-            asymptote_bytes: None,
-            alarmed: false,
-            first_alarm_unix_s: None,
+            ..Finding::default()
         };
         let key = SeriesKey { kind: name, role: Some(Role::Worker), ordinal: 0 };
         Look { key, judged, finding, rang: false, bytes: 0.0, name: None }

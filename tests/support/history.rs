@@ -309,20 +309,14 @@ fn finding(drift: f64, half: f64, span_s: f64) -> Finding {
         drift_bytes: drift,
         drift_ci95_bytes: [lo, hi],
         slope_bytes_per_hour: drift / 48.0,
-        slope_bytes_per_request: None,
         minimum_detectable_drift_bytes: 50e6 + 1.5 * half,
         samples: 0,
         span_s,
         crossing_unix_s: (verdict == Verdict::Outside)
             .then(|| [START as f64 / 1e3 + 86_400.0, START as f64 / 1e3 + 129_600.0]),
-        onset_unix_s: None,
-        steps: None,
-        unsettled_bytes: None,
-        load_swing_bytes: None,
-        day_swing_bytes: None,
-        asymptote_bytes: None,
         alarmed: verdict == Verdict::Outside,
         first_alarm_unix_s: (verdict == Verdict::Outside).then_some(START as f64 / 1e3 + span_s),
+        ..Finding::default()
     }
 }
 

@@ -220,20 +220,10 @@ mod tests {
             shape: Shape::None,
             drift_bytes: 0.0,
             drift_ci95_bytes: [-1e9, 1e9],
-            slope_bytes_per_hour: 0.0,
-            slope_bytes_per_request: None,
             minimum_detectable_drift_bytes,
             samples: 600,
             span_s: 600.0,
-            onset_unix_s: None,
-            crossing_unix_s: None,
-            steps: None,
-            unsettled_bytes: None,
-            load_swing_bytes: None,
-            day_swing_bytes: None,
-            asymptote_bytes: None,
-            alarmed: false,
-            first_alarm_unix_s: None,
+            ..Finding::default()
         };
         let key = SeriesKey { kind: SeriesKind::Rss, role: None, ordinal: 0 };
         Look { key, judged, finding, rang: false, bytes: 0.0, name: None }
